@@ -1,0 +1,218 @@
+"""Records that cross every border: frozen, validated, no unknown key. No torch, no Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "failed", "oom", "nan", "timeout", "interrupted"]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+Value = bool | int | FiniteFloat | str
+
+
+class Record(BaseModel):
+    """Base of all records."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, ser_json_inf_nan="null")
+
+
+class Recipe(Record):
+    """Everything about training that is not the method.
+
+    lr: the peak learning rate. milestones: shares of the epochs, in (0, 1), from which on the step
+    schedule multiplies the rate by ``gamma``: epoch e of E runs at lr * gamma^(number of m with
+    e >= m E). warmup_epochs: the rate grows linearly from 0 over that many epochs, step by step.
+    cosine: lr * (1 + cos(pi t)) / 2, t the share of the steps after warm-up.
+    augment: "crop" zero-pads by an eighth of the side and crops, "crop-flip" also flips,
+    "resized-crop-flip" is RandomResizedCrop with flip, "none" leaves images alone.
+    """
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = 128
+    optimizer: Literal["sgd"] = "sgd"
+    lr: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 5e-4
+    schedule: Literal["step", "cosine"] = "step"
+    milestones: tuple[Fraction, ...] = (0.5, 0.75)
+    gamma: Fraction = 0.1
+    warmup_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    augment: Literal["none", "crop", "crop-flip", "resized-crop-flip"] = "crop-flip"
+
+
+class TrialSpec(Record):
+    """All that can change a result. Nothing in it comes from the host.
+
+    split: "full", or "holdout-F" where the share F of the training images is held out, F in (0, 1).
+    generation: None for the last generation, which uses the seed's own random stream; k for an
+    earlier one, which uses the stream (seed, k). teacher: trial id of the generation before.
+    """
+
+    method: str
+    params: dict[str, Value] = {}
+    dataset: str
+    image_size: int | None = None
+    network: str
+    recipe: Recipe
+    precision: Literal["bf16", "fp32"] = "bf16"
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    split: Annotated[str, Field(pattern=r"^(full|holdout-0\.\d+)$")] = "full"
+    protocol: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    generation: Count | None = None
+    teacher: str | None = None
+
+    @property
+    def stream(self) -> str:
+        """The name of this trial's random stream: the same for every method of one seed."""
+        return f"{self.seed}" if self.generation is None else f"{self.seed}/generation-{self.generation}"
+
+    @property
+    def holdout(self) -> float:
+        """The share of the training set that is held out, in [0, 1)."""
+        return 0.0 if self.split == "full" else float(self.split.removeprefix("holdout-"))
+
+    @property
+    def title(self) -> str:
+        """Short name for people: method[changed parameters], seed."""
+        earlier = "" if self.generation is None else f" generation {self.generation}"
+        return f"{self.method} seed {self.seed}{earlier}"
+
+
+class Identity(Record):
+    """What a trial's id is the hash of, beside its spec."""
+
+    method_source: str
+    data_fingerprint: str
+    protocol_version: str
+
+
+class Trial(Record):
+    """A trial to run: its spec, its identity, and what a host needs to know to run it."""
+
+    spec: TrialSpec
+    identity: Identity
+
+    @property
+    def id(self) -> str:
+        return digest([self.spec.model_dump(mode="json"), self.identity.model_dump(mode="json")])
+
+
+class Metrics(Record):
+    """On the whole test set, after the last epoch. top1, top5, ece (15 bins) in [0, 1]; nll in nats;
+    brier in [0, 2]; aurc and eaurc in [0, 1]. top5 is 1 where there are at most five classes."""
+
+    top1: Fraction
+    top5: Fraction
+    nll: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    ece: Fraction
+    brier: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+    aurc: Fraction
+    eaurc: FiniteFloat
+
+
+class Cost(Record):
+    """What a trial cost. Seconds add up over resumed segments; evaluation is outside train_s.
+
+    process_s: processor time of the training loop, for CPU. peak_memory_bytes: on a GPU the
+    largest amount of live tensors, on a CPU the largest resident set of the trial's process.
+    forward_images: images through the network per labelled image, with and without gradient.
+    """
+
+    train_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    process_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    eval_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    setup_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    labelled_images: Count
+    images_with_gradient: Count
+    images_without_gradient: Count
+    peak_memory_bytes: Count
+    peak_reserved_bytes: Count = 0
+    auxiliary_parameters: Count
+    state_bytes: Count
+    timing_valid: bool
+    timing_problems: tuple[str, ...] = ()
+
+    @property
+    def forward_per_image(self) -> float:
+        """Images forwarded per labelled image, with and without gradient together."""
+        return (self.images_with_gradient + self.images_without_gradient) / max(1, self.labelled_images)
+
+
+class Provenance(Record):
+    """Where a result came from. No host name, no user name, no absolute path."""
+
+    versions: dict[str, str]
+    device: str
+    driver: str = ""
+    cpu: str
+    commit: str = ""
+    dirty: bool | None = None
+    command: tuple[str, ...] = ()
+    started: str
+    finished: str
+    plugin_sha256: str = ""
+
+
+class Pairing(Record):
+    """SHA-256 of the initial weights of the bare network and of the first batch's images and labels."""
+
+    initial_weights: str
+    first_batch: str
+
+
+class TrialResult(Record):
+    """trial.json. ``metrics`` and ``cost`` are None where training did not get that far.
+
+    resumes: the epochs (from 0) at which a later process took the trial up again.
+    checksums: SHA-256 of the files beside it, and of this record itself under "trial.json".
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    trial_id: str
+    status: Status
+    reason: str = ""
+    log_tail: str = ""
+    spec: TrialSpec
+    identity: Identity
+    metrics: Metrics | None = None
+    cost: Cost | None = None
+    pairing: Pairing | None = None
+    provenance: Provenance
+    resumes: tuple[Count, ...] = ()
+    epochs_done: Count = 0
+    checksums: dict[str, str] = {}
+
+
+class Options(Record):
+    """How to run trials; nothing here can change a result, so nothing here is part of an identity."""
+
+    data_dir: str | None = None
+    plugins: tuple[str, ...] = ()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    keep_weights: bool = True
+    keep_logits: bool = True
+    keep_checkpoints: bool = False
+    eval_every: Count = 0
+    timeout_s: float | None = None
+    max_failures: Count = 1
+    workers: Count = 0
+    packed: bool = False
+    command: tuple[str, ...] = ()
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: one text for one value. NaN and infinity are errors."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """Sixteen hexadecimal digits (BLAKE2b) of the canonical JSON of ``value``."""
+    return hashlib.blake2b(canonical(value).encode(), digest_size=8).hexdigest()
