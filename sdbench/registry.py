@@ -63,9 +63,7 @@ class Parameter:
         return ""
 
 
-def register(
-    name: str, *, paper: str = "", official: str = ""
-) -> Callable[[type[Method]], type[Method]]:
+def register(name: str, *, paper: str = "", official: str = "") -> Callable[[type[Method]], type[Method]]:
     """Class decorator that makes a method known under ``name``.
 
     name: lower-case letters, digits and underscores, starting with a letter.
@@ -106,10 +104,14 @@ def _signature_problems(name: str, cls: type[Method]) -> list[str]:
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
             problems.append(f"method {name!r}: hyper-parameter {key!r} must be keyword-only with a default")
         elif _base_type(hints.get(key)) is None:
-            problems.append(f"method {name!r}: annotate {key!r} as bool, int, float, str or a Literal of strings")
+            problems.append(
+                f"method {name!r}: annotate {key!r} as bool, int, float, str or a Literal of strings"
+            )
     for key in [*cls.space, *(k for values in cls.recommended.values() for k in values), *cls.neutral]:
         if key not in signature:
-            problems.append(f"method {name!r}: {key!r} is in space, recommended or neutral but not in __init__")
+            problems.append(
+                f"method {name!r}: {key!r} is in space, recommended or neutral but not in __init__"
+            )
     return problems
 
 
@@ -210,7 +212,7 @@ def load_plugin(path: str | Path) -> ModuleType:
     finally:
         sys.path.remove(str(file.parent))
     if set(_METHODS) == before:
-        raise UserError(f"plug-in {path} registers no method; decorate its class with @register(\"name\")")
+        raise UserError(f'plug-in {path} registers no method; decorate its class with @register("name")')
     return module
 
 
@@ -271,7 +273,9 @@ def build(name: str, params: Mapping[str, Scalar]) -> Method:
     prefix = mixer_name + "."
     mixer = get(mixer_name)(**{k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)})
     if not mixes(mixer):
-        raise UserError(f"{name}: {mixer_name} does not mix images; the second name must be a method that does")
+        raise UserError(
+            f"{name}: {mixer_name} does not mix images; the second name must be a method that does"
+        )
     obstacle = mixing_obstacle(type(base), base)
     if obstacle:
         raise UserError(f"{name}: {base_name} cannot be trained on mixed images: {obstacle}")

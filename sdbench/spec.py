@@ -171,7 +171,8 @@ class Pairing(Record):
 class TrialResult(Record):
     """trial.json. ``metrics`` and ``cost`` are None where training did not get that far.
 
-    resumes: the epochs (from 0) at which a later process took the trial up again.
+    baseline: the method that gains are counted from. resumes: the epochs (from 0) at which a later
+    process took the trial up again.
     checksums: SHA-256 of the files beside it, and of this record itself under "trial.json".
     """
 
@@ -180,6 +181,7 @@ class TrialResult(Record):
     status: Status
     reason: str = ""
     log_tail: str = ""
+    baseline: str = ""
     spec: TrialSpec
     identity: Identity
     metrics: Metrics | None = None
@@ -205,6 +207,7 @@ class Options(Record):
     max_failures: Count = 1
     workers: Count = 0
     packed: bool = False
+    baseline: str = ""
     command: tuple[str, ...] = ()
 
 

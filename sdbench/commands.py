@@ -1,0 +1,92 @@
+"""What ``run`` and ``check`` do, as functions that return an exit code. Both need torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from sdbench import boards, registry
+from sdbench.plan import Plan, make_plan
+from sdbench.request import Request
+from sdbench.run import execute, summary, to_do
+from sdbench.selectors import select, split_list
+from sdbench.store import Store
+
+
+def run(
+    flags: Mapping[str, Any],
+    config: str | None,
+    command: Sequence[str],
+    *,
+    dry_run: bool = False,
+    quiet: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Plan, train what is missing, write and print the board of what was asked for."""
+    request = Request.gather(flags, Path(config) if config else None, os.environ)
+    plan = make_plan(request, command)
+    if dry_run:
+        typer.echo(preview(plan, as_json))
+        return 0
+    outcome = execute(plan, quiet=quiet)
+    written = boards.write(Store(Path(plan.results)), plan.baseline)
+    board = boards.board_of(outcome.results, plan.baseline)
+    typer.echo(boards.text(board, "json" if as_json else "text"), nl=False)
+    for line in summary(plan, outcome, written):
+        typer.echo(line, err=True)
+    return outcome.exit_code
+
+
+def preview(plan: Plan, as_json: bool) -> str:
+    """What a run would do: per method, data set and network how many trials are done and missing."""
+    missing = {trial.id for trial in to_do(plan, Store(Path(plan.results)))}
+    rows = []
+    for trial in plan.trials:
+        spec = trial.spec
+        state = "missing" if trial.id in missing else "done"
+        rows.append({"trial_id": trial.id, "state": state, "spec": spec.model_dump(mode="json")})
+    if as_json:
+        return json.dumps({"trials": rows, "missing": len(missing), "engine": plan.engine}, indent=1)
+    counts: dict[tuple[str, ...], Counter[str]] = {}
+    for trial in plan.trials:
+        spec = trial.spec
+        key = (spec.dataset, spec.network, spec.protocol, str(spec.recipe.epochs), spec.method)
+        counts.setdefault(key, Counter())["missing" if trial.id in missing else "done"] += 1
+    from tabulate import tabulate
+
+    lines = [[*key, count["done"], count["missing"]] for key, count in counts.items()]
+    headers = ["dataset", "network", "protocol", "epochs", "method", "done", "missing"]
+    table = tabulate(lines, headers=headers, tablefmt="simple", disable_numparse=True)
+    return f"{table}\n{len(missing)} of {len(plan.trials)} trials to run, engine {plan.engine}; nothing was started"
+
+
+def check(names: Sequence[str], plugins: Sequence[str], as_json: bool) -> int:
+    """Run the conformance checks; 0 if all passed."""
+    from sdbench.checks import run_checks
+
+    known_before = set(registry.names())
+    for plugin in plugins:
+        registry.load_plugin(plugin)
+    chosen = select("method", split_list(names) or sorted(set(registry.names()) - known_before), registry.names())
+    report: dict[str, list[dict[str, Any]]] = {}
+    for name in chosen:
+        findings = run_checks(name)
+        report[name] = [vars(finding) for finding in findings]
+        if not as_json:
+            for finding in findings:
+                mark = "ok  " if finding.passed else "FAIL"
+                detail = "" if finding.passed else f": {finding.message}"
+                typer.echo(f"{mark} {name}: {finding.check} ({finding.seconds:.1f} s){detail}")
+    failed = sum(not finding["passed"] for findings in report.values() for finding in findings)
+    if as_json:
+        typer.echo(json.dumps(report, indent=1))
+    else:
+        total = sum(map(len, report.values()))
+        typer.echo(f"{total - failed} of {total} checks passed for {', '.join(chosen)}")
+    return 1 if failed else 0

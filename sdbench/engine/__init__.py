@@ -1,0 +1,33 @@
+"""Engines run trials, each in a fresh process; ``ray_tune`` (default) and ``local`` (no Ray).
+
+Both hand every trial to the same supervisor, so a trial's result does not depend on the engine.
+Whether a trial is done is told by its record in the store alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import Event
+from typing import Protocol
+
+from sdbench.engine.job import Job
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the trials may use. cpus, gpus: None means all that are there."""
+
+    cpus: int | None = None
+    gpus: int | None = None
+    cpus_per_trial: int = 1
+    per_gpu: int = 1
+    address: str | None = None
+
+
+class Engine(Protocol):
+    """Runs all jobs; returns when each has a record, or early when ``stop`` is set."""
+
+    def __call__(self, jobs: list[Job], resources: Resources, stop: Event) -> None: ...
+
+
+__all__ = ["Engine", "Job", "Resources"]

@@ -1,0 +1,163 @@
+"""Facts about the machine: versions, device, commit, load. No host name, no user name, no path."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sdbench
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGES = ("torch", "torchvision", "ray", "numpy", "torchmetrics", "pydantic")
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of sdbench, Python and the libraries that matter; a missing one is left out."""
+    found = {"sdbench": sdbench.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def cpu_model() -> str:
+    """The processor's name, with its vector extensions for bfloat16 where it tells them."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    stripped = {key.strip(): value.strip() for key, value in fields.items()}
+    return " ".join(stripped.get("model name", platform.machine()).split())
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Feature flags of the processor; empty where the system does not tell."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+def cpu_count() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def source_commit() -> tuple[str, bool | None]:
+    """Commit of the checkout that sdbench runs from and whether it has changes; ("", None) outside one."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return "", None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return "", None
+
+
+def public_command(arguments: list[str]) -> tuple[str, ...]:
+    """A command line without the paths in it: a path keeps its last component only."""
+    return tuple(
+        Path(a).name
+        if ("/" in a and not a.startswith("folder:"))
+        else (f"folder:{Path(a[7:]).name}" if a.startswith("folder:") else a)
+        for a in arguments
+    )
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The torch device for "auto", "cpu" or "cuda"; "auto" takes a GPU where there is one."""
+    import torch
+
+    if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):
+        return torch.device("cuda", 0)
+    return torch.device("cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """ "cpu", or the GPU's name."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def driver_version() -> str:
+    """The GPU driver's version, or empty."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ""
+    try:
+        found = pynvml.nvmlSystemGetDriverVersion()
+        return found.decode() if isinstance(found, bytes) else str(found)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def timing_problems(device: torch.device, packed: bool) -> list[str]:
+    """Why a timing taken at this moment would not count: shared device, packed trials, high load."""
+    problems = []
+    if packed:
+        problems.append("several trials shared the device")
+    cores = cpu_count()
+    load = os.getloadavg()[0]
+    if load > cores:
+        problems.append(f"load {load:.1f} above {cores} cores")
+    if device.type == "cuda":
+        problems += _foreign_gpu_processes(device)
+    return problems
+
+
+def _foreign_gpu_processes(device: torch.device) -> list[str]:
+    """Other processes that compute on the same GPU, found by UUID since NVML ignores CUDA_VISIBLE_DEVICES."""
+    import pynvml
+    import torch
+
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    try:
+        pynvml.nvmlInit()
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+            others = {p.pid for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)} - {os.getpid()}
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        return [f"the driver does not tell who uses the GPU ({error})"]
+    return [f"{len(others)} other process(es) on the GPU"] if others else []
+
+
+def peak_resident_bytes() -> int:
+    """Largest resident set of this process so far."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

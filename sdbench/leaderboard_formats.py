@@ -1,0 +1,273 @@
+"""Leaderboards as text, Markdown, CSV, LaTeX, HTML and JSON. The same board gives the same bytes.
+
+Everything that comes from a record is treated as hostile: control characters are taken out, and each
+format escapes what it would otherwise obey.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from sdbench.errors import UserError, unknown
+from sdbench.leaderboard_cells import LEGEND, about, clean, columns, title
+from sdbench.leaderboard_records import Board, CostRatio, Row, Table
+from sdbench.spec import Metrics, Recipe, Value
+from sdbench.store import write_atomic
+
+SUFFIXES = {"text": "txt", "md": "md", "csv": "csv", "latex": "tex", "html": "html", "json": "json"}
+"""The formats and how their files end."""
+
+PUBLISHED = ("md", "csv", "latex", "html", "json")
+EMPTY = "No trials yet."
+TEXT_WIDTH = 118
+
+
+def render(board: Board, format_name: str) -> str:
+    """The whole board in one of the formats of ``SUFFIXES``; an empty board has an empty CSV.
+
+    Raises UserError for an unknown format.
+    """
+    if format_name not in _RENDERERS:
+        raise UserError(unknown("format", format_name, _RENDERERS))
+    return _RENDERERS[format_name](board)
+
+
+def write_boards(board: Board, folder: Path, formats: Iterable[str] = PUBLISHED) -> list[Path]:
+    """Write ``leaderboard.<suffix>`` in each format, each file whole and durable. Returns the files.
+
+    Raises UserError for an unknown format, before anything is written.
+    """
+    texts = {folder / f"leaderboard.{SUFFIXES.get(name, '')}": render(board, name) for name in formats}
+    for path, text in texts.items():
+        write_atomic(path, text)
+    return list(texts)
+
+
+def _text(board: Board) -> str:
+    from tabulate import tabulate
+
+    def wrapped(line: str, indent: str = "") -> str:
+        return textwrap.fill(clean(line), TEXT_WIDTH, initial_indent=indent, subsequent_indent=" " * len(indent))
+
+    blocks = []
+    for table in board.tables:
+        headers, rows = _plain_cells(table)
+        align = ["left" if c.left else "right" for c in columns(table)]
+        drawn = tabulate(rows, headers, tablefmt="simple", disable_numparse=True, colalign=align if rows else None)
+        notes = [wrapped(note, "- ") for note in table.notes]
+        blocks.append("\n".join([clean(title(table)), *map(wrapped, about(table, board.rule)), "", drawn, *notes]))
+    blocks.append("\n".join(wrapped(line) for line in (LEGEND if board.tables else (EMPTY,))))
+    blocks += ["\n".join(wrapped(note, "- ") for note in board.notes)] if board.notes else []
+    return "\n\n".join(blocks) + "\n"
+
+
+def _plain_cells(table: Table, escape: Callable[[str], str] = clean) -> tuple[list[str], list[list[str]]]:
+    chosen = columns(table)
+    return [escape(c.header) for c in chosen], [[escape(c.cell(row)) for c in chosen] for row in table.rows]
+
+
+def _md_escape(text: str) -> str:
+    """Text that Markdown shows as it is, in a table's cell as well."""
+    text = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for mark in "\\`*|~":
+        text = text.replace(mark, "\\" + mark)
+    return text.replace("](", "]\\(").replace("__", "\\_\\_")
+
+
+def _md(board: Board) -> str:
+    from tabulate import tabulate
+
+    blocks = []
+    for table in board.tables:
+        headers, rows = _plain_cells(table, _md_escape)
+        align = ["left" if c.left else "right" for c in columns(table)]
+        drawn = tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=align if rows else None)
+        notes = "\n".join(f"- {_md_escape(note)}" for note in table.notes)
+        above = [f"## {_md_escape(title(table))}", *map(_md_escape, about(table, board.rule))]
+        blocks += [*above, drawn, *([notes] if notes else [])]
+    blocks += map(_md_escape, LEGEND if board.tables else (EMPTY,))
+    blocks += ["\n".join(f"- {_md_escape(note)}" for note in board.notes)] if board.notes else []
+    return "# Leaderboard\n\n" + "\n\n".join(blocks) + "\n"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "'": r"\textquotesingle{}",
+    "[": "{[}", "]": "{]}", "*": "{*}", "±": r"$\pm$", "×": r"$\times$", "–": "--", "…": r"\ldots{}",
+}  # fmt: skip
+"""Brackets and stars are wrapped because a row that begins with one would be read as an option of ``\\\\``."""
+
+
+def _latex_escape(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in clean(text))
+
+
+def _latex(board: Board) -> str:
+    lines = [r"% Needs \usepackage{booktabs} and \usepackage{textcomp}."]
+    for table in board.tables:
+        headers, rows = _plain_cells(table, _latex_escape)
+        spec = "".join("l" if c.left else "r" for c in columns(table))
+        caption = " ".join(f"{_latex_escape(line)}." for line in (title(table), *about(table, board.rule)))
+        lines += [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", rf"\begin{{tabular}}{{{spec}}}"]
+        lines += [r"\toprule", " & ".join(headers) + r" \\", r"\midrule"]
+        lines += [" & ".join(row) + r" \\" for row in rows]
+        lines += [r"\bottomrule", r"\end{tabular}"]
+        lines += [rf"\par\footnotesize {_latex_escape(note)}" for note in table.notes]
+        lines += [r"\end{table}", ""]
+    lines += [_latex_escape(line) + r"\par" for line in (LEGEND if board.tables else (EMPTY,))]
+    lines += [_latex_escape(note) + r"\par" for note in board.notes]
+    return "\n".join(lines) + "\n"
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>sdbench leaderboard</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem;
+  color: #1a1a1a; background: #fff }
+section { margin-bottom: 3rem }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap }
+th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
+th { border-bottom: 2px solid #888; vertical-align: bottom }
+.left { text-align: left }
+p, li { max-width: 60rem; color: #444; margin: .2rem 0; overflow-wrap: anywhere }
+</style>
+</head>
+<body>
+<h1>Leaderboard</h1>
+{% for table in tables %}
+<section>
+<h2>{{ table.title }}</h2>
+{% for line in table.about %}<p>{{ line }}</p>
+{% endfor %}<div class="wide"><table>
+<thead><tr>{% for head, left in table.headers %}<th scope="col"{% if left %} class="left"{% endif %}>{{ head }}</th>
+{%- endfor %}</tr></thead>
+<tbody>
+{% for row in table.rows %}<tr>{% for cell, left in row %}<td{% if left %} class="left"{% endif %}>{{ cell }}</td>
+{%- endfor %}</tr>
+{% endfor %}</tbody>
+</table></div>
+{% if table.notes %}<ul>
+{% for note in table.notes %}<li>{{ note }}</li>
+{% endfor %}</ul>
+{% endif %}</section>
+{% endfor %}{% for line in closing %}<p>{{ line }}</p>
+{% endfor %}{% if notes %}<ul>
+{% for note in notes %}<li>{{ note }}</li>
+{% endfor %}</ul>
+{% endif %}</body>
+</html>
+"""
+
+
+def _html(board: Board) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    tables = []
+    for table in board.tables:
+        headers, rows = _plain_cells(table)
+        left = [c.left for c in columns(table)]
+        tables.append(
+            {
+                "title": clean(title(table)),
+                "about": [clean(line) for line in about(table, board.rule)],
+                "headers": list(zip(headers, left, strict=True)),
+                "rows": [list(zip(row, left, strict=True)) for row in rows],
+                "notes": [clean(note) for note in table.notes],
+            }
+        )
+    page = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True).from_string(_PAGE)
+    closing = LEGEND if board.tables else (EMPTY,)
+    return page.render(tables=tables, closing=closing, notes=[clean(note) for note in board.notes])
+
+
+def _json(board: Board) -> str:
+    return json.dumps(board.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+Cell = Value | None
+
+
+def _csv(board: Board) -> str:
+    """One line per row of every table, numbers in full precision (fractions, nats, ratios), empty cells
+    for what is missing. Costs on a table's second kind of hardware are in columns that end with ``_2``."""
+    most = max((len(table.hardware) for table in board.tables), default=0)
+    records = [_csv_record(table, row, max(1, most)) for table in board.tables for row in table.rows]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    if records:
+        writer.writerow(records[0])
+    writer.writerows([_csv_cell(value) for value in record.values()] for record in records)
+    return out.getvalue()
+
+
+def _csv_cell(value: Cell) -> str:
+    """Numbers by ``repr``, which reads back exactly. A leading quote keeps spreadsheets from taking a name
+    for a formula."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return repr(value)
+    text = clean(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def _csv_record(table: Table, row: Row, hardware: int) -> dict[str, Cell]:
+    recipe = {f"recipe_{key}": _joined(getattr(table.recipe, key)) for key in Recipe.model_fields}
+    record: dict[str, Cell] = {
+        "dataset": table.dataset, "data_fingerprint": table.data_fingerprint, "image_size": table.image_size,
+        "network": table.network, "protocol": table.protocol, "protocol_version": table.protocol_version,
+        "split": table.split, "precision": table.precision, **recipe,
+        "label": row.label, "method": row.method, "params": json.dumps(row.params, sort_keys=True),
+        "baseline": row.baseline, "seeds": " ".join(map(str, row.seeds)), "n": len(row.seeds),
+    }  # fmt: skip
+    for name in Metrics.model_fields:
+        found = row.metrics.get(name)
+        record |= {f"{name}_mean": found.mean if found else None, f"{name}_std": found.std if found else None}
+    gain = row.gain
+    record |= {"gain": gain.mean if gain else None, "gain_low": gain.low if gain else None}
+    record |= {"gain_high": gain.high if gain else None, "gain_n": gain.n if gain else None}
+    for i in range(hardware):
+        record |= _csv_cost(row.costs[i] if i < len(row.costs) else None, f"_{i + 1}" if i else "")
+    record |= {"forward_per_image": row.forward_per_image, "auxiliary_parameters": row.auxiliary_parameters}
+    record |= {"state_bytes": row.state_bytes}
+    return record | {
+        f"num_{s}": row.statuses.get(s, 0) for s in ("ok", "failed", "oom", "nan", "timeout", "interrupted")
+    }
+
+
+def _csv_cost(cost: CostRatio | None, suffix: str) -> dict[str, Cell]:
+    time, memory = (cost.time, cost.memory) if cost else (None, None)
+    return {
+        f"hardware{suffix}": cost.hardware if cost else None,
+        f"time_ratio{suffix}": time.mean if time else None,
+        f"time_ratio_std{suffix}": time.std if time else None,
+        f"time_ratio_n{suffix}": time.n if time else None,
+        f"memory_ratio{suffix}": memory.mean if memory else None,
+        f"memory_ratio_n{suffix}": memory.n if memory else None,
+    }
+
+
+def _joined(value: Value | Sequence[Value]) -> Cell:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else value  # type: ignore[return-value]
+
+
+_RENDERERS: dict[str, Callable[[Board], str]] = {
+    "text": _text,
+    "md": _md,
+    "csv": _csv,
+    "latex": _latex,
+    "html": _html,
+    "json": _json,
+}

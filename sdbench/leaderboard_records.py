@@ -1,0 +1,74 @@
+"""What a leaderboard consists of: frozen records, numbers in full precision, no formatting."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from sdbench.spec import Recipe, Record, Status, Value
+from sdbench.statistics import MeanStd, PairedDifference
+
+RULE = "top-1 of the last epoch, mean ± std over n seeds; gain paired by seed, 95 % t interval"
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+
+class CostRatio(Record):
+    """Cost relative to the baseline on one kind of hardware: means of per-seed ratios, 1 = as costly."""
+
+    hardware: str
+    time: MeanStd | None
+    memory: MeanStd | None
+
+
+class Row(Record):
+    """One variant of a method.
+
+    label: the method's name, with the parameters in which the table's variants of it differ.
+    seeds: those that finished. metrics: per name of ``Metrics``, as fractions and nats; empty where no
+    seed finished. gain: top-1 minus the baseline's, a fraction; None for the baseline and where there is
+    none. costs: one per entry of ``Table.hardware``. forward_per_image: images forwarded per labelled
+    image, earlier generations included, mean over seeds. auxiliary_parameters, state_bytes: the largest
+    over seeds. statuses: trials per status, over all seeds.
+    """
+
+    label: str
+    method: str
+    params: dict[str, Value]
+    baseline: bool
+    seeds: tuple[int, ...]
+    metrics: dict[str, MeanStd]
+    gain: PairedDifference | None
+    costs: tuple[CostRatio, ...]
+    forward_per_image: float | None
+    auxiliary_parameters: int | None
+    state_bytes: int | None
+    statuses: dict[str, int]
+
+
+class Table(Record):
+    """Rows that can be compared, and what they have in common.
+
+    baseline: label of the row that gains and costs are relative to; None if there is none.
+    hardware: where costs were measured; costs of unlike hardware are never put side by side.
+    """
+
+    dataset: str
+    data_fingerprint: str
+    image_size: int | None
+    network: str
+    protocol: str
+    protocol_version: str
+    split: str
+    precision: str
+    recipe: Recipe
+    baseline: str | None
+    hardware: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+class Board(Record):
+    """All tables, the rule by which their numbers were picked, and notes on the records as a whole."""
+
+    rule: str = RULE
+    tables: tuple[Table, ...]
+    notes: tuple[str, ...]

@@ -1,0 +1,141 @@
+"""Which trials make up a row: duplicates, variants of a method and their labels, the choice of the baseline."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sdbench.leaderboard_costs import Spent, spent
+from sdbench.spec import TrialResult, Value, canonical
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row's trials, one per seed, and what the finished ones cost."""
+
+    label: str
+    method: str
+    params: Mapping[str, Value]
+    trials: Mapping[int, TrialResult]
+    costs: Mapping[int, Spent]
+
+    def top1(self) -> dict[int, float]:
+        """Top-1 accuracy per finished seed."""
+        return {seed: r.metrics.top1 for seed, r in self.trials.items() if r.status == "ok" and r.metrics}
+
+
+def without_duplicates(results: Iterable[TrialResult]) -> tuple[dict[str, TrialResult], list[str]]:
+    """Results by trial id, the newest complete one where there are several, and a note that says so."""
+    found: dict[str, list[TrialResult]] = defaultdict(list)
+    for result in results:
+        found[result.trial_id].append(result)
+    repeated = sorted(trial_id for trial_id, records in found.items() if len(records) > 1)
+    notes = []
+    if repeated:
+        listed = ", ".join(repeated[:10]) + (f" and {len(repeated) - 10} more" if len(repeated) > 10 else "")
+        notes.append(f"trials with more than one record, of which the newest complete one counts: {listed}")
+    kept = {i: records[0] if len(records) == 1 else max(records, key=_newest_complete) for i, records in found.items()}
+    return kept, notes
+
+
+def _newest_complete(result: TrialResult) -> tuple[bool, bool, str, str]:
+    """Sorts finished above failed above interrupted, then by time; the text makes it a total order."""
+    settled = result.status != "interrupted"
+    return result.status == "ok", settled, result.provenance.finished, result.model_dump_json()
+
+
+_Key = tuple[str, str, str]
+
+
+def variants(results: Sequence[TrialResult], by_id: Mapping[str, TrialResult]) -> tuple[list[Variant], list[str]]:
+    """Trials by method, parameters and source of the method, in a fixed order, and notes.
+
+    A seed counts once, in its newest complete trial: two trials of one variant and seed differ in
+    threads or in an earlier generation, and are no two seeds.
+    """
+    found: dict[_Key, dict[int, TrialResult]] = defaultdict(dict)
+    again: dict[_Key, set[int]] = defaultdict(set)
+    for result in results:
+        key = (result.spec.method, canonical(result.spec.params), result.identity.method_source)
+        other = found[key].get(result.spec.seed)
+        if other is not None:
+            again[key].add(result.spec.seed)
+            result = max(result, other, key=_newest_complete)
+        found[key][result.spec.seed] = result
+    labels = _labels(found)
+    ordered = [_variant(labels[key], found[key], by_id) for key in sorted(found)]
+    notes = [
+        f"{labels[key]} {seed_list(seeds)}: ran more than once, with other threads or another earlier generation; "
+        "the newest complete trial counts"
+        for key, seeds in sorted(again.items())
+    ]
+    return ordered, notes
+
+
+def _variant(label: str, trials: Mapping[int, TrialResult], by_id: Mapping[str, TrialResult]) -> Variant:
+    by_seed = dict(sorted(trials.items()))
+    costs = {seed: cost for seed, result in by_seed.items() if (cost := spent(result, by_id)) is not None}
+    spec = next(iter(by_seed.values())).spec
+    return Variant(label, spec.method, spec.params, by_seed, costs)
+
+
+def _labels(found: Mapping[_Key, Mapping[int, TrialResult]]) -> dict[_Key, str]:
+    """The method's name and, where the table has several variants of it, what they differ in."""
+    by_method: dict[str, list[_Key]] = defaultdict(list)
+    for key in found:
+        by_method[key[0]].append(key)
+    labels = {}
+    for method, keys in by_method.items():
+        params = {key: next(iter(found[key].values())).spec.params for key in keys}
+        names = sorted({name for own in params.values() for name in own})
+        differing = [n for n in names if len({canonical(own.get(n)) for own in params.values()}) > 1]
+        sources = len({source for _, _, source in keys}) > 1
+        for key in keys:
+            parts = [f"{n}={_text(params[key][n])}" for n in differing if n in params[key]]
+            parts += [f"source={key[2][:8]}"] if sources else []
+            labels[key] = f"{method}[{','.join(parts)}]" if parts else method
+    return labels
+
+
+def _text(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def named_baseline(results: Sequence[TrialResult]) -> str:
+    """The baseline that most records name; empty where none does."""
+    named = Counter(r.baseline for r in results if r.baseline)
+    return max(named, key=lambda name: (named[name], name)) if named else ""
+
+
+def choose_baseline(found: Sequence[Variant], name: str) -> tuple[Variant | None, list[str]]:
+    """The baseline's variant with the newest trial, and notes where there is none, or more than one."""
+    candidates = [v for v in found if v.method == name and v.top1()]
+    if not candidates:
+        what = f"{name} has no finished trial in this table" if name else "no record names one"
+        return None, [f"no baseline: {what}, so gains and relative costs are left out"]
+    newest = max(candidates, key=lambda v: (max(r.provenance.finished for r in v.trials.values()), v.label))
+    if len(candidates) == 1:
+        return newest, []
+    return newest, [
+        f"{name} has {len(candidates)} variants; gains and costs are relative to the newest, {newest.label}"
+    ]
+
+
+def seed_list(seeds: Iterable[int]) -> str:
+    """Seeds for people, runs of three and more shortened.
+
+    >>> seed_list([3, 0, 1, 2, 7, 8])
+    'seeds 0-3, 7, 8'
+    >>> seed_list([5])
+    'seed 5'
+    """
+    ordered = sorted(set(seeds))
+    runs: list[list[int]] = []
+    for seed in ordered:
+        if runs and runs[-1][-1] == seed - 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    parts = [f"{r[0]}-{r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs]
+    return f"seed{'' if len(ordered) == 1 else 's'} {', '.join(parts)}"

@@ -1,0 +1,199 @@
+"""What a run shows while it works: a live table on a terminal, plain lines elsewhere; on stderr.
+
+It reads the curves and records in the store and knows nothing of engines, so it shows the same for
+all of them, and for trials that another command is working on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, TextIO
+
+from sdbench.spec import Trial
+from sdbench.store import DamagedRecord, Store, read_result
+
+POLL_S = 0.5
+
+
+@dataclass
+class Watched:
+    """One trial as far as its files tell."""
+
+    trial: Trial
+    folder: Path
+    offset: int = 0
+    epoch: int = 0
+    top1: float | None = None
+    images_per_s: float | None = None
+    first_seen: float | None = None
+    first_epoch: int = 0
+    status: str = "waiting"
+    reason: str = ""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """From the epochs seen since this command began; None before two of them."""
+        seen = self.epoch - self.first_epoch
+        if self.first_seen is None or seen < 1:
+            return None
+        return (self.trial.spec.recipe.epochs - self.epoch) * (time.monotonic() - self.first_seen) / seen
+
+
+class Monitor:
+    """Follows trials by their files. ``poll`` returns the lines worth telling since the last time."""
+
+    def __init__(self, trials: Sequence[Trial], store: Store) -> None:
+        self.watched = [Watched(trial, store.folder(trial.spec, trial.id)) for trial in trials]
+        self._before = {id(w): _stamp(w.folder / "trial.json") for w in self.watched}
+
+    def poll(self) -> list[str]:
+        told: list[str] = []
+        for w in self.watched:
+            if w.status in ("waiting", "running"):
+                told += self._curve(w)
+                told += self._record(w)
+        return told
+
+    def _curve(self, w: Watched) -> list[str]:
+        path = w.folder / "curve.jsonl"
+        try:
+            size = path.stat().st_size
+        except OSError:
+            return []
+        if size < w.offset:  # cut back on resume
+            w.offset = 0
+        if size == w.offset:
+            return []
+        with path.open("rb") as file:
+            file.seek(w.offset)
+            block = file.read()
+        complete = block[: block.rfind(b"\n") + 1]
+        w.offset += len(complete)
+        told = []
+        for line in complete.splitlines():
+            told += self._line(w, line)
+        return told
+
+    def _line(self, w: Watched, line: bytes) -> list[str]:
+        try:
+            values: dict[str, Any] = json.loads(line)
+            w.epoch = int(values["epoch"]) + 1
+            w.images_per_s = float(values["images_per_s"])
+        except (ValueError, KeyError, TypeError):
+            return []
+        if w.first_seen is None:
+            w.first_seen, w.first_epoch, w.status = time.monotonic(), w.epoch, "running"
+        if "top1" not in values:
+            return []
+        w.top1 = float(values["top1"])
+        epochs = w.trial.spec.recipe.epochs
+        return [f"{label(w.trial)}: epoch {w.epoch}/{epochs}, top-1 {w.top1:.2%}, {w.images_per_s:.0f} images/s"]
+
+    def _record(self, w: Watched) -> list[str]:
+        path = w.folder / "trial.json"
+        if _stamp(path) == self._before[id(w)]:
+            return []
+        try:
+            result = read_result(path)
+        except (FileNotFoundError, DamagedRecord):
+            return []
+        if result.status == "interrupted":
+            return []
+        w.status, w.reason = result.status, result.reason
+        score = f", top-1 {result.metrics.top1:.2%}" if result.metrics else ""
+        return [f"{label(w.trial)}: {result.status}{score}{': ' + result.reason if result.reason else ''}"]
+
+
+def label(trial: Trial) -> str:
+    """How a trial is called on screen."""
+    spec = trial.spec
+    return f"{spec.dataset}/{spec.network} {spec.title}"
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+class Reporter:
+    """Runs beside the engine and shows progress until it is left. ``quiet`` shows nothing."""
+
+    def __init__(self, monitor: Monitor, stream: TextIO, *, quiet: bool = False) -> None:
+        self.monitor = monitor
+        self.stream = stream
+        self.quiet = quiet
+        self._done = Event()
+        self._thread = Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Reporter:
+        if not self.quiet:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._done.set()
+        if not self.quiet:
+            self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        if self.stream.isatty():
+            self._live()
+        else:
+            while not self._done.wait(POLL_S):
+                self._tell()
+            self._tell()
+
+    def _tell(self) -> None:
+        for line in self.monitor.poll():
+            print(line, file=self.stream, flush=True)
+
+    def _live(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        with Live(console=Console(file=self.stream), refresh_per_second=4, transient=True) as live:
+            while not self._done.wait(POLL_S):
+                self.monitor.poll()
+                live.update(table(self.monitor.watched))
+
+
+def table(watched: Sequence[Watched]) -> Any:
+    """A rich table of the trials at work, and one line for the rest."""
+    from rich.table import Table
+
+    finished = sum(w.status not in ("waiting", "running") for w in watched)
+    waiting = sum(w.status == "waiting" for w in watched)
+    shown = Table(title=f"{finished} of {len(watched)} trials done, {waiting} waiting", title_justify="left")
+    for name in ("trial", "epoch", "top-1", "images/s", "left"):
+        shown.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
+    for w in watched:
+        if w.status == "running":
+            shown.add_row(
+                label(w.trial),
+                f"{w.epoch}/{w.trial.spec.recipe.epochs}",
+                "–" if w.top1 is None else f"{w.top1:.2%}",
+                "–" if w.images_per_s is None else f"{w.images_per_s:.0f}",
+                "–" if w.seconds_left is None else duration(w.seconds_left),
+            )
+    return shown
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> [duration(s) for s in (4.4, 75, 7260)]
+    ['4s', '1m15s', '2h01m']
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

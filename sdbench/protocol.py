@@ -1,0 +1,162 @@
+"""The rules of the benchmark, top to bottom, in one place.
+
+A protocol fixes everything about training that is not the method. Raise its version whenever
+anything here, in the trainer, the networks or the data changes what a trial computes: results of
+different versions never share a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import Field
+
+from sdbench import registry
+from sdbench.identity import method_source
+from sdbench.spec import Identity, Recipe, Record, Trial, TrialSpec, Value
+
+HOLDOUT = "holdout-0.1"
+"""The split of methods that need validation data, and of the baselines they are paired with."""
+
+
+class Protocol(Record):
+    """One named set of rules. ``selection`` is the rule that picks the number on the board."""
+
+    name: str
+    version: str
+    summary: str
+    epochs: int
+    recipe: Recipe
+    warmup_share: float = Field(default=0.0, ge=0, lt=1)
+    split: str = "full"
+    seeds: tuple[int, ...]
+    network: str
+    eval_every: int
+    recommended: bool = True
+    selection: str = "test accuracy of the last epoch"
+
+    def recipe_for(self, augment: str, overrides: Mapping[str, object]) -> Recipe:
+        """The recipe on a data set with its own augmentation, with what the user set."""
+        values = {**self.recipe.model_dump(), "augment": augment, **overrides}
+        values["warmup_epochs"] = self.warmup_share * float(str(values["epochs"]))
+        return Recipe.model_validate(values)
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    p.name: p
+    for p in (
+        Protocol(
+            name="fixed",
+            version="1",
+            summary="the papers' recipe: SGD, 200 epochs, rate / 10 at 50 % and 75 %, published coefficients",
+            epochs=200,
+            recipe=Recipe(epochs=200),
+            seeds=(0, 1, 2),
+            network="preact_resnet18",
+            eval_every=10,
+        ),
+        Protocol(
+            name="holdout",
+            version="1",
+            summary="as fixed, with a tenth of the training set held out for validation",
+            epochs=200,
+            recipe=Recipe(epochs=200),
+            split=HOLDOUT,
+            seeds=(0, 1, 2),
+            network="preact_resnet18",
+            eval_every=10,
+        ),
+        Protocol(
+            name="demo",
+            version="1",
+            summary="a few epochs with warm-up and cosine: shows the tool at work, ranks nothing",
+            epochs=4,
+            recipe=Recipe(epochs=4, schedule="cosine"),
+            warmup_share=0.25,
+            seeds=(0, 1),
+            network="resnet8",
+            eval_every=1,
+        ),
+    )
+}
+
+
+class Cell(Record):
+    """One method variant on one data set and network, before seeds and generations."""
+
+    method: str
+    params: dict[str, Value]
+    dataset: str
+    image_size: int | None
+    fingerprint: str
+    network: str
+    recipe: Recipe
+    precision: str
+    threads: int
+
+
+def expand(cells: Sequence[Cell], protocol: Protocol, seeds: Sequence[int], *, baseline: bool) -> list[Trial]:
+    """All trials of a run, teachers before their students, seed by seed, without duplicates.
+
+    With ``baseline`` the baseline is added on every data set, network and split in use.
+    """
+    trials: dict[str, Trial] = {}
+    for seed in seeds:
+        for cell in cells:
+            probe = registry.build(cell.method, cell.params)
+            split = HOLDOUT if probe.wants_validation else protocol.split
+            chain: list[Trial] = []
+            if baseline:
+                chain.append(_trial(_baseline(cell), protocol, split, seed))
+            chain += _generations(cell, protocol, split, seed, probe.generations)
+            trials.update({trial.id: trial for trial in chain if trial.id not in trials})
+    return list(trials.values())
+
+
+def _generations(cell: Cell, protocol: Protocol, split: str, seed: int, generations: int) -> list[Trial]:
+    """A chain: the baseline on the stream (seed, 0), then the method, last on the seed's own stream."""
+    chain: list[Trial] = []
+    for generation in range(generations):
+        last = generation == generations - 1
+        first_teacher = generation == 0 and not last
+        chain.append(
+            _trial(
+                _baseline(cell) if first_teacher else cell,
+                protocol,
+                split,
+                seed,
+                generation=None if last else generation,
+                teacher=chain[-1].id if chain else None,
+            )
+        )
+    return chain
+
+
+def _baseline(cell: Cell) -> Cell:
+    name = registry.baseline_name()
+    return cell.model_copy(update={"method": name, "params": registry.resolve(name, cell.dataset, {})})
+
+
+def _trial(
+    cell: Cell,
+    protocol: Protocol,
+    split: str,
+    seed: int,
+    generation: int | None = None,
+    teacher: str | None = None,
+) -> Trial:
+    spec = TrialSpec(
+        **cell.model_dump(exclude={"fingerprint", "recipe"}),
+        recipe=cell.recipe,
+        split=split,
+        protocol=protocol.name,
+        seed=seed,
+        generation=generation,
+        teacher=teacher,
+    )
+    identity = Identity(
+        method_source=method_source(cell.method),
+        data_fingerprint=cell.fingerprint,
+        protocol_version=protocol.version,
+    )
+    return Trial(spec=spec, identity=identity)

@@ -1,0 +1,148 @@
+"""What a user asked for, gathered as text from defaults, a file, the environment and flags."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sdbench.errors import UserError, unknown
+from sdbench.selectors import split_list
+from sdbench.spec import Record
+
+T = TypeVar("T")
+
+
+class Request(Record):
+    """What was asked for, as text. Field names are the names of options and of configuration keys."""
+
+    methods: tuple[str, ...] = ()
+    dataset: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
+    seeds: tuple[str, ...] = ()
+    num_seeds: str | None = None
+    protocol: str | None = None
+    epochs: str | None = None
+    batch_size: str | None = None
+    lr: str | None = None
+    weight_decay: str | None = None
+    precision: str | None = None
+    threads: str | None = None
+    image_size: str | None = None
+    data_dir: str | None = None
+    plugin: tuple[str, ...] = ()
+    results: str | None = None
+    engine: str | None = None
+    device: str | None = None
+    gpus: str | None = None
+    per_gpu: str | None = None
+    cpus: str | None = None
+    cpus_per_trial: str | None = None
+    address: str | None = None
+    timeout: str | None = None
+    max_failures: str | None = None
+    workers: str | None = None
+    eval_every: str | None = None
+    rerun: str | None = None
+    baseline: str | None = None
+    keep_checkpoints: str | None = None
+    weights: str | None = None
+    logits: str | None = None
+
+    @classmethod
+    def gather(cls, flags: Mapping[str, Any], config: Path | None, environ: Mapping[str, str]) -> Request:
+        """Defaults < configuration file < SDBENCH_* variables < flags. Raises UserError."""
+        problems: list[str] = []
+        merged: dict[str, Any] = {}
+        if config is not None:
+            try:
+                merged.update(read_config(config))
+            except UserError as error:
+                problems += error.problems
+        for name in cls.model_fields:
+            if value := environ.get(f"SDBENCH_{name.upper()}"):
+                merged[name] = value
+        merged.update({name: value for name, value in flags.items() if value not in (None, [], ())})
+        for name in merged:
+            if cls.model_fields[name].annotation == tuple[str, ...]:
+                merged[name] = tuple(
+                    split_list([merged[name]] if isinstance(merged[name], str) else merged[name])
+                )
+        if problems:
+            raise UserError(problems)
+        return cls(**merged)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The keys of a TOML file as texts. Raises UserError for a missing, malformed or unknown one."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"--config {path}: cannot be read ({error.strerror}); give an existing TOML file"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"--config {path}: not TOML ({error}); mend that place") from error
+    found: dict[str, Any] = {}
+    problems = []
+    for raw, value in content.items():
+        key = raw.replace("-", "_")
+        if key not in Request.model_fields:
+            problems.append(f"--config {path}: {unknown('key', raw, Request.model_fields)}")
+        elif Request.model_fields[key].annotation == tuple[str, ...]:
+            items = value if isinstance(value, list) else [value]
+            if any(isinstance(item, dict | list) for item in items):
+                problems.append(f"--config {path}: {raw} is a text or a list of texts")
+            found[key] = [_text(item) for item in items]
+        elif isinstance(value, list | dict):
+            problems.append(f"--config {path}: {raw} takes one value, got {value!r}")
+        else:
+            found[key] = _text(value)
+    if problems:
+        raise UserError(problems)
+    return found
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass
+class Problems:
+    """Collects what is wrong instead of stopping at the first."""
+
+    found: list[str] = field(default_factory=list)
+
+    def attempt(self, read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except UserError as error:
+            self.found += error.problems
+            return None
+
+    def number(
+        self, name: str, text: str | None, kind: type[int] | type[float], low: float, high: float
+    ) -> Any:
+        """The number that ``text`` stands for, in [low, high]; None where it is not given or wrong."""
+        if text is None:
+            return None
+        try:
+            value = kind(text)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            self.found.append(f"--{name.replace('_', '-')} {text!r}: expected {what}")
+            return None
+        if not low <= value <= high:
+            self.found.append(f"--{name.replace('_', '-')} {text}: expected a value in [{low:g}, {high:g}]")
+            return None
+        return value
+
+    def choice(self, name: str, text: str | None, allowed: Sequence[str], default: str) -> str:
+        if text is None:
+            return default
+        if text not in allowed:
+            self.found.append(f"--{name}: {unknown('value', text, allowed)}")
+            return default
+        return text

@@ -1,0 +1,188 @@
+"""Make every trial of a plan exist: run what is missing, in the order that teachers allow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from types import FrameType
+
+from filelock import Timeout
+
+from sdbench import environment
+from sdbench.engine import Engine, Job, local, ray_tune
+from sdbench.plan import Plan
+from sdbench.progress import Monitor, Reporter, label
+from sdbench.spec import Provenance, Trial, TrialResult
+from sdbench.store import DamagedRecord, Store, read_result
+
+ENGINES: dict[str, Engine] = {"local": local.run, "ray": ray_tune.run}
+SETTLE_S = 10.0
+
+
+@dataclass
+class Outcome:
+    """What a run left behind. ``signal`` is the number of the signal that ended it, or 0."""
+
+    results: list[TrialResult] = field(default_factory=list)
+    reused: int = 0
+    missing: list[Trial] = field(default_factory=list)
+    signal: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """0 all trials ok, 1 some not, 128 + signal after an interruption."""
+        if self.signal:
+            return 128 + self.signal
+        bad = self.missing or any(result.status != "ok" for result in self.results)
+        return 1 if bad else 0
+
+
+def to_do(plan: Plan, store: Store) -> list[Trial]:
+    """The trials without a final record, and the finished ones that ``rerun`` names."""
+    waiting = []
+    for trial in plan.trials:
+        found = store.result(trial)
+        again = found is not None and (plan.rerun == "all" or (plan.rerun == "failed" and found.status != "ok"))
+        if found is None or again:
+            waiting.append(trial)
+    return waiting
+
+
+def waves(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Trials in groups such that every teacher among them stands in an earlier group."""
+    left = {trial.id: trial for trial in trials}
+    found: list[list[Trial]] = []
+    while left:
+        ready = [t for t in left.values() if t.spec.teacher not in left]
+        assert ready, "a chain of teachers has a beginning"
+        found.append(ready)
+        for trial in ready:
+            del left[trial.id]
+    return found
+
+
+def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
+    """Run what is missing and return every trial's record."""
+    store = Store(Path(plan.results))
+    waiting = to_do(plan, store)
+    outcome = Outcome(reused=len(plan.trials) - len(waiting))
+    if waiting:
+        with _signals() as caught, Reporter(Monitor(waiting, store), sys.stderr, quiet=quiet):
+            for wave in waves(waiting):
+                jobs = [_job(plan, store, trial) for trial in wave if _has_teacher(plan, store, trial)]
+                ENGINES[plan.engine](jobs, plan.typed_resources(), caught.stop)
+                if caught.stop.is_set():
+                    _settle(store, wave)
+                    break
+            outcome.signal = caught.number
+    for trial in plan.trials:
+        try:
+            outcome.results.append(read_result(store.folder(trial.spec, trial.id) / "trial.json"))
+        except (FileNotFoundError, DamagedRecord):
+            outcome.missing.append(trial)
+    return outcome
+
+
+def _job(plan: Plan, store: Store, trial: Trial) -> Job:
+    old = store.result(trial)
+    keeps = trial.id in {t.spec.teacher for t in plan.trials}  # a teacher's weights are needed by its students
+    options = plan.options.model_copy(update={"keep_weights": True}) if keeps else plan.options
+    return Job(trial=trial, options=options, store=str(store.root), replaces=old.provenance.finished if old else "")
+
+
+def _has_teacher(plan: Plan, store: Store, trial: Trial) -> bool:
+    """Whether the trial's teacher is finished; where it failed, the trial is recorded as failed too."""
+    if trial.spec.teacher is None:
+        return True
+    folder = store.find(trial.spec.teacher)
+    status = "missing"
+    if folder is not None:
+        with contextlib.suppress(FileNotFoundError, DamagedRecord):
+            status = read_result(folder / "trial.json").status
+    if status == "ok":
+        return True
+    if status not in ("missing", "interrupted"):
+        now = environment.now()
+        provenance = Provenance(
+            versions=environment.versions(), device="none", cpu=environment.cpu_model(), started=now, finished=now
+        )
+        reason = f"its teacher, trial {trial.spec.teacher}, ended as {status}"
+        store.write(
+            TrialResult(
+                trial_id=trial.id,
+                status="failed",
+                reason=reason,
+                baseline=plan.baseline,
+                spec=trial.spec,
+                identity=trial.identity,
+                provenance=provenance,
+            )
+        )
+    return False
+
+
+@dataclass
+class Caught:
+    """The stop that signals set, and which signal it was."""
+
+    stop: Event = field(default_factory=Event)
+    number: int = 0
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Caught]:
+    """First Ctrl-C, SIGTERM or SIGUSR1: end in good order. A second one: end now."""
+    caught = Caught()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if caught.stop.is_set():
+            os._exit(128 + number)
+        caught.number = number
+        caught.stop.set()
+        message = "\nstopping: checkpoints stay, the same command resumes; once more to end at once\n"
+        os.write(sys.stderr.fileno(), message.encode())
+
+    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    previous = {number: signal.signal(number, handle) for number in watched}
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _settle(store: Store, trials: Sequence[Trial]) -> None:
+    """Wait until no process works on these trials any more, so that the last word on each is written."""
+    deadline = time.monotonic() + SETTLE_S
+    for trial in trials:
+        folder = store.folder(trial.spec, trial.id)
+        if folder.exists():
+            with contextlib.suppress(Timeout), store.lock(folder, timeout=max(0.0, deadline - time.monotonic())):
+                pass
+
+
+def summary(plan: Plan, outcome: Outcome, board: Path | None) -> list[str]:
+    """The closing lines of a run: what finished, what failed and why, where the board is, what to type next."""
+    good = sum(result.status == "ok" for result in outcome.results)
+    lines = [f"{good} of {len(plan.trials)} trials ok ({outcome.reused} of them done before)"]
+    bad = [result for result in outcome.results if result.status != "ok"]
+    trials = {trial.id: trial for trial in plan.trials}
+    lines += [f"  {r.status}: {label(trials[r.trial_id])}: {r.reason}" for r in bad]
+    lines += [f"  not run: {label(trial)}" for trial in outcome.missing]
+    if board is not None:
+        lines.append(f"leaderboard: {board}")
+    failed = next((r for r in bad if r.status != "interrupted"), None)
+    if outcome.signal or outcome.missing or any(r.status == "interrupted" for r in bad):
+        lines.append("next: the same command again; it resumes from the checkpoints")
+    elif failed is not None:
+        lines.append(f"next: sdbench show {failed.trial_id}, then the same command with --rerun failed")
+    else:
+        lines.append("next: sdbench leaderboard --format csv, or sdbench describe METHOD")
+    return lines

@@ -1,0 +1,77 @@
+"""Means over seeds and differences paired by seed. No torch; SciPy is imported when an interval is asked for.
+
+Sums are exactly rounded (``math.fsum``), so no result depends on the order of the values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+
+@dataclass(frozen=True, slots=True)
+class MeanStd:
+    """Mean and sample standard deviation (n - 1 in the denominator) of n >= 1 values; std is None for n = 1."""
+
+    mean: float
+    std: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """Mean of a - b over the n seeds that both have, and its confidence interval [low, high].
+
+    mean is None for n = 0; low and high are None for n < 2, where no spread can be estimated.
+    """
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+    seeds: tuple[int, ...]
+
+
+def mean_std(values: Iterable[float]) -> MeanStd:
+    """Mean and sample standard deviation of finite values.
+
+    Raises ValueError where there are none, or one is not finite.
+    """
+    found = tuple(values)
+    if not found or not all(map(math.isfinite, found)):
+        raise ValueError(f"need at least one value, all finite, got {found}")
+    n = len(found)
+    mean = math.fsum(found) / n
+    mean += math.fsum(v - mean for v in found) / n  # equal values have exactly that mean, and no spread
+    std = math.sqrt(math.fsum((v - mean) ** 2 for v in found) / (n - 1)) if n > 1 else None
+    return MeanStd(mean, std, n)
+
+
+def paired_difference(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> PairedDifference:
+    """Mean of a - b over common seeds with Student's t interval: mean -+ t_{n-1} s / sqrt(n).
+
+    a, b: value per seed; seeds that only one of them has are left out. s: sample standard deviation of
+    the differences. confidence: in (0, 1), the coverage if the differences are normal and independent;
+    it holds for each interval by itself, not for a whole table. Differences without spread give an
+    interval of no width. Raises ValueError for a confidence outside (0, 1) or a value that is not finite.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
+    seeds = tuple(sorted(a.keys() & b.keys()))
+    if not seeds:
+        return PairedDifference(None, None, None, 0, ())
+    summary = mean_std(a[seed] - b[seed] for seed in seeds)
+    if summary.std is None:
+        return PairedDifference(summary.mean, None, None, 1, seeds)
+    half = _t_quantile(summary.n - 1, confidence) * summary.std / math.sqrt(summary.n)
+    return PairedDifference(summary.mean, summary.mean - half, summary.mean + half, summary.n, seeds)
+
+
+@cache
+def _t_quantile(degrees: int, confidence: float) -> float:
+    """t with P(|T| <= t) = confidence for Student's T. scipy.special loads far faster than scipy.stats."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, (1 + confidence) / 2))

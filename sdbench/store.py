@@ -1,0 +1,246 @@
+"""One folder per trial, written so that a kill at any moment leaves the old or the new, never neither.
+
+    ROOT/trials/<dataset>/<network>/<method>/<trial_id>/
+        started.json   written first: a record with status "interrupted", for boards made meanwhile
+        trial.json     the result, written last
+        curve.jsonl    one line per epoch
+        network.safetensors, logits.safetensors, checkpoint/, log.txt (of a trial that failed)
+        .lock          held by the process that works on the trial
+
+Not covered: two machines that write to one folder over a network file system without locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from pydantic import ValidationError
+
+from sdbench.errors import EnvironmentProblem
+from sdbench.spec import SCHEMA_VERSION, Trial, TrialResult, TrialSpec
+
+MAX_RECORD_BYTES = 16 * 2**20
+_SEAL = '"trial.json": "'
+_ZERO = "0" * 64
+
+
+class DamagedRecord(Exception):
+    """A record that cannot be trusted; the text says why."""
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A record set aside: its file and what is wrong with it."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Scan:
+    """All records of a store: the readable ones and the damaged ones, both in order of their paths."""
+
+    results: tuple[TrialResult, ...]
+    damaged: tuple[Damaged, ...]
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place, durably, when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write a whole file: after a kill or a power cut it holds the old content or the new."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(result: TrialResult) -> str:
+    """The text of trial.json, with the record's own SHA-256 (taken with 64 zeros in its place)."""
+    open_ = result.model_copy(update={"checksums": {**result.checksums, "trial.json": _ZERO}})
+    text = open_.model_dump_json(indent=1) + "\n"
+    return text.replace(_SEAL + _ZERO, _SEAL + hashlib.sha256(text.encode()).hexdigest())
+
+
+def read_result(path: Path) -> TrialResult:
+    """Read and check one record. Raises DamagedRecord where it cannot be trusted, FileNotFoundError
+    where there is none."""
+    try:
+        if path.stat().st_size > MAX_RECORD_BYTES:
+            raise DamagedRecord(f"larger than {MAX_RECORD_BYTES} bytes")
+        text = path.read_bytes().decode()
+        version = re.search(r'"schema_version": (\d{1,9}),', text)
+        if version and int(version[1]) > SCHEMA_VERSION:
+            raise DamagedRecord(
+                f"schema {version[1]} is newer than this sdbench reads ({SCHEMA_VERSION}); upgrade sdbench"
+            )
+        result = TrialResult.model_validate_json(text)
+    except FileNotFoundError:
+        raise
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the record"
+        raise DamagedRecord(f"{where}: {first['msg']}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedRecord(f"{type(error).__name__}: {error}") from error
+    expected = result.checksums.get("trial.json", "")
+    opened = text.replace(_SEAL + expected, _SEAL + _ZERO)
+    if hashlib.sha256(opened.encode()).hexdigest() != expected:
+        raise DamagedRecord("its checksum does not match: it was changed after it was written")
+    return result
+
+
+def read_curve(path: Path) -> list[dict[str, Any]]:
+    """The lines of a curve; a torn last line, as a kill leaves it, is dropped. Empty without a file."""
+    lines: list[dict[str, Any]] = []
+    if not path.exists():
+        return lines
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(value, dict):
+            break
+        lines.append(value)
+    return lines
+
+
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """Append one line of JSON and make it durable."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_curve(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Replace a whole curve, as resume does when it cuts back to the checkpoint."""
+    write_atomic(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+
+
+def _component(name: str) -> str:
+    """A name as one path component: no separator, no leading dot."""
+    return re.sub(r"[^A-Za-z0-9._+=-]", "-", name).lstrip(".") or "-"
+
+
+class Store:
+    """The trials under one results folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.trials = root / "trials"
+
+    def prepare(self) -> None:
+        """Create the folder and prove that it can be written. Raises EnvironmentProblem."""
+        try:
+            self.trials.mkdir(parents=True, exist_ok=True)
+            with replacing(self.trials / ".probe") as temporary:
+                temporary.write_bytes(b"ok")
+            (self.trials / ".probe").unlink(missing_ok=True)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"results folder {self.root} cannot be written ({error.strerror or error}); "
+                "give another with --results FOLDER"
+            ) from error
+
+    def folder(self, spec: TrialSpec, trial_id: str) -> Path:
+        parts = (spec.dataset, spec.network, spec.method)
+        return self.trials.joinpath(*map(_component, parts), _component(trial_id))
+
+    def find(self, trial_id: str) -> Path | None:
+        """The folder of a trial by its id, or None."""
+        return next(iter(sorted(self.trials.glob(f"*/*/*/{_component(trial_id)}"))), None)
+
+    def lock(self, folder: Path, timeout: float = -1) -> FileLock:
+        """The lock of a trial; a process that dies gives it up."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / ".lock", timeout=timeout)
+
+    def result(self, trial: Trial) -> TrialResult | None:
+        """The trial's final record, or None if it is missing, damaged or says "interrupted"."""
+        try:
+            found = read_result(self.folder(trial.spec, trial.id) / "trial.json")
+        except (FileNotFoundError, DamagedRecord):
+            return None
+        return None if found.status == "interrupted" or found.trial_id != trial.id else found
+
+    def write(self, result: TrialResult, name: str = "trial.json") -> None:
+        """Write a record, with the checksums of the files beside it."""
+        folder = self.folder(result.spec, result.trial_id)
+        sums = {}
+        if name == "trial.json":
+            for sibling in ("curve.jsonl", "network.safetensors", "logits.safetensors"):
+                if (folder / sibling).exists():
+                    sums[sibling] = sha256(folder / sibling)
+            damaged = folder / name
+            if damaged.exists():
+                with contextlib.suppress(OSError):
+                    self._set_aside(damaged)
+        write_atomic(folder / name, seal(result.model_copy(update={"checksums": sums})))
+
+    def _set_aside(self, path: Path) -> None:
+        """Keep a damaged record under another name before a good one takes its place."""
+        try:
+            read_result(path)
+        except DamagedRecord:
+            number = 1
+            while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+                number += 1
+            path.rename(aside)
+
+    def scan(self) -> Scan:
+        """Every record; a trial that was started and has no result counts as interrupted."""
+        results: list[TrialResult] = []
+        damaged: list[Damaged] = []
+        for folder in sorted(self.trials.glob("*/*/*/*")):
+            for name in ("trial.json", "started.json"):
+                path = folder / name
+                try:
+                    results.append(read_result(path))
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                except DamagedRecord as error:
+                    damaged.append(Damaged(path, str(error)))
+                    continue
+                break
+        return Scan(tuple(results), tuple(damaged))

@@ -1,0 +1,264 @@
+"""The one training loop: ``run_trial(trial, store, options) -> TrialResult``.
+
+What every method shares is here and only here: streams, precision, optimizer, schedule, checkpoints,
+the last epoch as the score. Nothing inside an epoch waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from sdbench import checkpoint, environment
+from sdbench.errors import TrialInterrupted
+from sdbench.evaluate import evaluate
+from sdbench.method import Terms
+from sdbench.schedule import learning_rate
+from sdbench.session import Session, open_session
+from sdbench.spec import Cost, Metrics, Options, Pairing, Provenance, Status, Trial, TrialResult
+from sdbench.store import Store, append_line, replacing, write_curve
+
+CLOCKS = ("train_s", "process_s", "eval_s", "setup_s")
+
+GRADIENT_DEADLINE = 10
+"""Steps within which every auxiliary parameter must have had a gradient."""
+
+
+class Diverged(Exception):
+    """The loss or the weights are no longer finite."""
+
+
+@dataclass
+class Progress:
+    """What a trial has done so far; all of it is in the checkpoint."""
+
+    epoch: int = 0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    resumes: list[int] = field(default_factory=list)
+    clocks: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CLOCKS, 0.0))
+    labelled_images: int = 0
+    pairing: dict[str, str] = field(default_factory=dict)
+    timing_problems: list[str] = field(default_factory=list)
+    started: str = ""
+
+
+Opener = Callable[[Trial, Store, Options], Session]
+
+
+def run_trial(
+    trial: Trial,
+    store: Store,
+    options: Options,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    opener: Opener = open_session,
+) -> TrialResult:
+    """Train one trial, or finish it from its newest checkpoint, and write its record.
+
+    Every outcome that Python can see becomes a record: ok, nan, oom, failed, interrupted. ``stop`` is
+    asked before each step; when it says True the trial ends as interrupted, its checkpoint kept.
+    ``opener`` builds the session; the conformance checks give one that needs no data set on disk.
+    """
+    folder = store.folder(trial.spec, trial.id)
+    progress = Progress(started=environment.now())
+    session: Session | None = None
+    status: Status = "ok"
+    reason, metrics = "", None
+    try:
+        store.write(_record(trial, options, progress, "interrupted", "started and not finished"), "started.json")
+        began = time.perf_counter()
+        session = opener(trial, store, options)
+        _resume(session, progress, folder)
+        progress.clocks["setup_s"] += time.perf_counter() - began
+        metrics = _train(session, progress, folder, options, stop)
+    except TrialInterrupted as error:
+        status, reason = "interrupted", str(error)
+    except Diverged as error:
+        status, reason = "nan", str(error)
+    except MemoryError as error:
+        status, reason = "oom", f"out of memory: {error}"
+    except Exception as error:  # a plug-in may raise anything; the trial becomes a row that says so
+        status = "oom" if _is_out_of_memory(error) else "failed"
+        reason = _explain(error)
+    result = _record(trial, options, progress, status, reason, session, metrics)
+    store.write(result)
+    if status != "interrupted" and not options.keep_checkpoints:
+        checkpoint.remove(folder / "checkpoint")
+    return result
+
+
+def _train(session: Session, progress: Progress, folder: Path, options: Options, stop: Callable[[], bool]) -> Metrics:
+    """All remaining epochs, then the test set, once."""
+    epochs = session.spec.recipe.epochs
+    progress.timing_problems += environment.timing_problems(session.device, options.packed)
+    if not progress.pairing:
+        progress.pairing = session.pairing()
+    scored: tuple[Tensor, Tensor] | None = None
+    while progress.epoch < epochs:
+        epoch = progress.epoch
+        line = _train_epoch(session, progress, epoch, stop)
+        began = time.perf_counter()
+        last = epoch == epochs - 1
+        if last or (options.eval_every and (epoch + 1) % options.eval_every == 0):
+            scored = logits, labels = session.test_logits()
+            line["top1"] = (logits.argmax(1) == labels).double().mean().item()
+        progress.clocks["eval_s"] += time.perf_counter() - began
+        progress.curve.append(line)
+        progress.epoch = epoch + 1
+        _save(session, progress, folder)
+        append_line(folder / "curve.jsonl", line)
+    began = time.perf_counter()
+    logits, labels = scored or session.test_logits()  # None where the checkpoint was at the last epoch
+    if not bool(logits.isfinite().all()):
+        raise Diverged(f"the logits on the test set are not finite after epoch {epochs - 1}")
+    metrics = evaluate(logits, labels)
+    progress.clocks["eval_s"] += time.perf_counter() - began
+    progress.timing_problems += environment.timing_problems(session.device, options.packed)
+    _write_tensors(session, folder, options, logits, labels)
+    return metrics
+
+
+def _train_epoch(session: Session, progress: Progress, epoch: int, stop: Callable[[], bool]) -> dict[str, Any]:
+    """One epoch; returns its line of the curve."""
+    spec, steps = session.spec, session.steps
+    session.begin_epoch(epoch)
+    sums: Terms = {}
+    images = 0
+    wall, process = time.perf_counter(), time.process_time()
+    for step, batch in enumerate(session.batches(epoch)):
+        if stop():
+            raise TrialInterrupted(f"stopped in epoch {epoch}; run the same command to resume from its start")
+        rate = learning_rate(spec.recipe, epoch, step, steps)
+        terms = session.step(batch, rate, (epoch * steps + step) / (spec.recipe.epochs * steps))
+        for name, term in terms.items():
+            value = term.detach().double() * len(batch.labels)
+            sums[name] = sums[name] + value if name in sums else value
+        images += len(batch.labels)
+        if epoch * steps + step + 1 == min(GRADIENT_DEADLINE, spec.recipe.epochs * steps):
+            session.refuse_unused_parameters()
+    session.end_epoch()
+    values = torch.stack([*sums.values(), session.finite().double()]).tolist()  # waits for the device, once
+    losses = {name: total / images for name, total in zip(sums, values[:-1], strict=True)}
+    wall, process = time.perf_counter() - wall, time.process_time() - process
+    progress.clocks["train_s"] += wall
+    progress.clocks["process_s"] += process
+    progress.labelled_images += images
+    bad = [name for name, value in losses.items() if not math.isfinite(value)]
+    if bad or not values[-1]:
+        what = f"loss term {', '.join(bad)} is" if bad else "the weights are"
+        raise Diverged(f"{what} not finite in epoch {epoch}; lower lr or the method's coefficients")
+    session.validate()
+    rate = learning_rate(spec.recipe, epoch, 0, steps)
+    loss = math.fsum(losses.values())
+    speed = round(images / wall, 1)
+    return {"epoch": epoch, "lr": rate, "loss": loss, "terms": losses, "images_per_s": speed}
+
+
+def _save(session: Session, progress: Progress, folder: Path) -> None:
+    state = {"trial_id": session.trial_id, "progress": vars(progress), "session": session.state()}
+    checkpoint.save(folder / "checkpoint", progress.epoch, state)
+
+
+def _resume(session: Session, progress: Progress, folder: Path) -> None:
+    """Continue from the newest checkpoint and cut the curve back to it; otherwise start clean."""
+    state = checkpoint.load(folder / "checkpoint")
+    if state is not None and state["trial_id"] == session.trial_id:
+        session.restore(state["session"])
+        for key, value in state["progress"].items():
+            setattr(progress, key, value)
+        progress.resumes.append(progress.epoch)
+    write_curve(folder / "curve.jsonl", progress.curve)
+
+
+def _write_tensors(session: Session, folder: Path, options: Options, logits: Tensor, labels: Tensor) -> None:
+    if options.keep_weights:
+        weights = {k: v.detach().cpu().contiguous() for k, v in session.network.state_dict().items()}
+        with replacing(folder / "network.safetensors") as temporary:
+            safetensors.torch.save_file(weights, temporary)
+    if options.keep_logits:
+        kept = {"logits": logits.half().contiguous(), "labels": labels.contiguous()}
+        with replacing(folder / "logits.safetensors") as temporary:
+            safetensors.torch.save_file(kept, temporary)
+
+
+def _record(
+    trial: Trial,
+    options: Options,
+    progress: Progress,
+    status: Status,
+    reason: str,
+    session: Session | None = None,
+    metrics: Metrics | None = None,
+) -> TrialResult:
+    pairing = Pairing(**progress.pairing) if progress.pairing else None
+    return TrialResult(
+        trial_id=trial.id,
+        status=status,
+        reason=reason,
+        baseline=options.baseline,
+        spec=trial.spec,
+        identity=trial.identity,
+        metrics=metrics,
+        cost=_cost(session, progress) if session else None,
+        pairing=pairing,
+        provenance=provenance(options, session.device if session else None, progress.started),
+        resumes=tuple(progress.resumes),
+        epochs_done=progress.epoch,
+    )
+
+
+def _cost(session: Session, progress: Progress) -> Cost:
+    problems = tuple(dict.fromkeys(progress.timing_problems))
+    cuda = session.device.type == "cuda"
+    return Cost(
+        **progress.clocks,
+        labelled_images=progress.labelled_images,
+        images_with_gradient=session.network.passes.with_gradient,
+        images_without_gradient=session.network.passes.without_gradient,
+        peak_memory_bytes=torch.cuda.max_memory_allocated() if cuda else environment.peak_resident_bytes(),
+        peak_reserved_bytes=torch.cuda.max_memory_reserved() if cuda else 0,
+        auxiliary_parameters=session.auxiliary_parameters(),
+        state_bytes=session.state_bytes(),
+        timing_valid=not problems,
+        timing_problems=problems,
+    )
+
+
+def provenance(options: Options, device: torch.device | None, started: str) -> Provenance:
+    """Where a record of this process comes from."""
+    commit, dirty = environment.source_commit()
+    cuda = device is not None and device.type == "cuda"
+    return Provenance(
+        versions=environment.versions(),
+        device=environment.device_name(device) if device else "none",
+        driver=environment.driver_version() if cuda else "",
+        cpu=environment.cpu_model(),
+        commit=commit,
+        dirty=dirty,
+        command=options.command,
+        started=started,
+        finished=environment.now(),
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _explain(error: Exception) -> str:
+    """The error and the innermost place of the traceback, without the folders it lies in."""
+    frame = error.__traceback__
+    while frame and frame.tb_next:
+        frame = frame.tb_next
+    where = ""
+    if frame:
+        where = f" ({Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno})"
+    return f"{type(error).__name__}: {error}{where}"

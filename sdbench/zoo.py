@@ -1,0 +1,25 @@
+"""The networks that can be asked for by name. No torch here: listing them must cost nothing."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One network: the name to type and what it is, in one line."""
+
+    name: str
+    summary: str
+
+
+MODELS: dict[str, ModelInfo] = {
+    info.name: info
+    for info in (
+        ModelInfo("resnet8", "He et al.'s network for small images, 16-32-64 channels, 1 block a stage"),
+        ModelInfo("resnet20", "He et al.'s network for small images, 16-32-64 channels, 3 blocks a stage"),
+        ModelInfo("resnet56", "He et al.'s network for small images, 16-32-64 channels, 9 blocks a stage"),
+        ModelInfo("preact_resnet18", "pre-activation ResNet-18 of the self-distillation papers, 11.2 M weights"),
+        ModelInfo("resnet18", "torchvision's ResNet-18; 3x3 stem without pooling below 64 pixels"),
+        ModelInfo("resnet50", "torchvision's ResNet-50; 3x3 stem without pooling below 64 pixels"),
+    )
+}
+"""In the order of their size on small images."""

@@ -1,0 +1,116 @@
+"""Arrows between modules point one way; heavy libraries stay where they belong."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HARNESS = sorted((ROOT / "sdbench").rglob("*.py"))
+METHODS = sorted((ROOT / "methods").glob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path, *, top_level: bool = False) -> set[str]:
+    """Modules that a file names in import statements, ``from a import b`` as both a and a.b."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def uses(path: Path, package: str, *, top_level: bool = False) -> bool:
+    return any(name.split(".")[0] == package for name in imports(path, top_level=top_level))
+
+
+def test_only_the_ray_engine_imports_ray() -> None:
+    assert [module_name(p) for p in HARNESS if uses(p, "ray")] == ["sdbench.engine.ray_tune"]
+    assert not any(uses(p, "ray", top_level=True) for p in HARNESS)
+
+
+@pytest.mark.parametrize("name", ["store", "statistics", "leaderboard", "spec", "space", "selectors", "progress"])
+def test_records_and_boards_need_no_torch(name: str) -> None:
+    code = f"import sys, sdbench.{name}; print([m for m in ('torch', 'ray') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom sdbench.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "print([m for m in ('torch', 'ray', 'scipy', 'pandas', 'numpy', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_harness_names_no_method() -> None:
+    """Neither an import of a method's module nor a comparison with a method's name."""
+    from sdbench import registry
+
+    names = {n for n in registry.names() if registry.origin(n) == "built in"}
+    for path in HARNESS:
+        assert not any(m.startswith("sdbench.methods.") for m in imports(path)), path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare):
+                texts = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+                assert not texts & names, f"{path}:{node.lineno} compares with a method's name"
+
+
+def test_a_method_imports_no_other_method_and_no_harness() -> None:
+    allowed = {"sdbench", "sdbench.losses", "sdbench.parts", "sdbench.method", "sdbench.network", "sdbench.errors"}
+    for path in METHODS:
+        for name in imports(path):
+            if name.startswith("sdbench"):
+                home = name if name in allowed else name.rpartition(".")[0]
+                assert home in allowed, f"{path.name} imports {name}"
+
+
+LAYERS = [
+    {"sdbench.cli"},
+    {"sdbench.commands", "sdbench.boards", "sdbench.catalog", "sdbench.doctor", "sdbench.checks"},
+    {"sdbench.run"},
+    {"sdbench.plan", "sdbench.variants", "sdbench.protocol", "sdbench.request"},
+    {"sdbench.engine", "sdbench.engine.local", "sdbench.engine.ray_tune"},
+    {"sdbench.engine.supervise", "sdbench.engine.worker", "sdbench.engine.job"},
+    {"sdbench.train", "sdbench.session"},
+    {"sdbench.data", "sdbench.models", "sdbench.evaluate"},
+    {"sdbench.registry", "sdbench.network", "sdbench.method"},
+    {"sdbench.spec", "sdbench.space", "sdbench.errors"},
+]
+
+
+def test_arrows_point_one_way() -> None:
+    """No module imports one of a layer above its own, not even inside a function."""
+    level = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    for path in HARNESS:
+        own = level.get(module_name(path))
+        if own is None:
+            continue
+        for name in imports(path):
+            assert level.get(name, own) >= own, f"{module_name(path)} imports {name} of a layer above"
+
+
+def test_files_and_functions_stay_small() -> None:
+    for path in [*HARNESS, *METHODS, *sorted((ROOT / "tools").glob("*.py"))]:
+        text = path.read_text()
+        assert text.count("\n") <= 300, f"{path} has {text.count(chr(10))} lines"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and path.name != "cli.py":
+                size = (node.end_lineno or node.lineno) - node.lineno + 1
+                assert size <= 50, f"{path}:{node.lineno} {node.name} has {size} lines"
