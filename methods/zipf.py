@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from sdbench import Batch, LogUniform, Method, Network, Output, Task, Terms, Uniform, register
 from sdbench.errors import UserError
@@ -116,9 +117,9 @@ def _voted_targets(
     counts = table.gather(1, votes).long()
     per_vote = 1 / counts.to(dtype)
     classes = per_vote.new_zeros(len(votes), votes.shape[1] + 1).scatter_add_(1, counts, per_vote)
-    # Thirds and the like add up to whole classes but for rounding.
-    with_more = (classes.sum(1, keepdim=True) - classes.cumsum(1)).round()
-    log_weights = torch.log1p(with_more) * -power
+    classes = classes.round().long()  # thirds and the like add up to whole classes but for rounding
+    ranks = 1 + classes.sum(1, keepdim=True) - classes.cumsum(1)  # by number of votes, 0 .. P
+    log_weights = ranks.to(dtype).log() * -power
     log_voted, log_unvoted = log_weights.gather(1, counts), log_weights[:, :1]
     share = torch.where(votes == label, 0.0, per_vote)
     unvoted = num_classes - 1 - share.sum(1, keepdim=True).round()
@@ -151,6 +152,7 @@ class _ManyClasses(torch.autograd.Function):
         return -F.logsigmoid(label_logit - log_sum).mean(), (share * divergence).sum()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         for_cross_entropy, for_divergence = gradients
         probabilities, label, votes, voted, unvoted, share, not_label = ctx.saved_tensors
@@ -224,7 +226,7 @@ class ZipfLabelSmoothing(Method):
         "imagenet": {"weight": 0.1},
         "inat21": {"weight": 1.0},
     }
-    neutral = {"weight": 0.0}
+    neutral = {"weight": 0.0, "deep_layers": 1}
 
     def __init__(
         self,

@@ -80,7 +80,7 @@ def computes_in_bf16(subject: Subject) -> None:
 
 
 def neutral_is_baseline(subject: Subject) -> None:
-    """With its neutral values the method has the loss and the gradients of plain cross-entropy."""
+    """With its neutral values, if it names any, the method has the loss and the gradients of plain cross-entropy."""
     neutral = registry.get(subject.members[0]).neutral
     if not neutral or len(subject.members) > 1:
         return

@@ -26,7 +26,7 @@ from sdbench.subject import Failed, Subject
 from sdbench.tiny import TinyTask
 
 QUICK = TinyTask()
-FULL = TinyTask(num_classes=20, num_train=98, image_size=32, batch_size=24, network="resnet20")
+FULL = TinyTask(num_classes=20, num_train=50, image_size=32, batch_size=24, network="resnet20")
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,8 @@ def run(
         typer.echo(preview(plan, as_json))
         return 0
     outcome = execute(plan, quiet=quiet)
-    written = boards.write(Store(Path(plan.results)), plan.baseline)
-    board = boards.board_of(outcome.results, plan.baseline)
-    typer.echo(boards.text(board, "json" if as_json else "text"), nl=False)
+    written = boards.write(Store(Path(plan.results)))
+    typer.echo(boards.text_of(outcome.results, plan.baseline, "json" if as_json else "text"), nl=False)
     for line in summary(plan, outcome, written):
         typer.echo(line, err=True)
     return outcome.exit_code

@@ -175,7 +175,7 @@ def _tensors(batch: Batch) -> list[tuple[str, Tensor]]:
 
 
 def leaves_network_alone(subject: Subject) -> None:
-    """After each hook the network is in train mode and all of its weights still want a gradient."""
+    """After each step the network is in train mode and all of its weights still want a gradient."""
     session = subject.session()
     for _ in train(session, epochs=2):
         if not all(module.training for module in session.network.modules()):
@@ -192,7 +192,8 @@ def leaves_network_alone(subject: Subject) -> None:
 def _kind(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a {value.dtype} tensor {_shape(value)}".replace("torch.", "")
-    return f"{type(value).__name__} {value!r}" if value in ({}, None) else f"a {type(value).__name__}"
+    nothing = value is None or (isinstance(value, dict) and not value)
+    return "nothing" if nothing else f"a {type(value).__name__}"
 
 
 def _shape(tensor: Tensor) -> str:

@@ -14,11 +14,11 @@ MISSING = "–"
 LEGEND = (
     "(n) is the number of seeds that a figure comes from; it is left out where it is that of top-1. – means not "
     "measured, or not comparable. An interval that holds 0 does not tell a method from the baseline.",
-    "time ×, memory ×: mean over seeds of the ratio to the baseline's trial of the same seed on the same hardware; time is "
-    "processor time of training on a CPU and wall time on a GPU, earlier generations included. images: forwarded per "
-    "labelled image, with and without gradient, earlier generations included. aux: weights that are trained and then "
-    "thrown away. state: bytes kept besides. ECE: 15 bins. NLL: nats. Costs are of whole trainings; sdbench profile "
-    "measures steps side by side.",
+    "time ×, memory ×: mean over seeds of the ratio to the baseline's trial of the same seed on the same hardware; "
+    "time is processor time of training on a CPU and wall time on a GPU, earlier generations included. images: "
+    "forwarded per labelled image, with and without gradient, earlier generations included. aux: weights that are "
+    "trained and then thrown away. state: bytes kept besides. ECE: 15 bins. NLL: nats. Costs are of whole trainings; "
+    "sdbench profile measures steps side by side.",
 )
 
 

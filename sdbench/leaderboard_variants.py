@@ -117,9 +117,8 @@ def choose_baseline(found: Sequence[Variant], name: str) -> tuple[Variant | None
     newest = max(candidates, key=lambda v: (max(r.provenance.finished for r in v.trials.values()), v.label))
     if len(candidates) == 1:
         return newest, []
-    return newest, [
-        f"{name} has {len(candidates)} variants; gains and costs are relative to the newest, {newest.label}"
-    ]
+    note = f"{len(candidates)} variants of {name}: gains and costs are relative to the newest, {newest.label}"
+    return newest, [note]
 
 
 def seed_list(seeds: Iterable[int]) -> str:

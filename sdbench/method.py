@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdbench.losses import full_precision
 from sdbench.space import Scalar, Space
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class Method(nn.Module):
         progress: 0-d float tensor on the device in [0, 1), the share of training done. It is
         updated in place, so that a compiled step stays valid.
         """
-        return {"ce": F.cross_entropy(output.logits.float(), batch.labels)}
+        return {"ce": F.cross_entropy(full_precision(output.logits), batch.labels)}
 
     def loss(self, network: Network, batch: Batch, progress: Tensor) -> Terms:
         """Loss terms of one step; call ``network(images)`` as often as the method needs."""

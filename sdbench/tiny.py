@@ -90,12 +90,13 @@ class TinyData:
         self.fingerprint = task.fingerprint
         generator = generator_for(self.fingerprint)
         patterns = torch.randn(task.num_classes, 3, task.image_size, task.image_size, generator=generator)
-        everything = task.num_train + 2 * HELD_OUT
-        labels = torch.arange(everything) % task.num_classes
+        labels = torch.arange(task.num_train + 2 * HELD_OUT) % task.num_classes
         images = patterns[labels] + 0.5 * torch.randn(patterns[labels].shape, generator=generator)
-        self._images, *held_out = images.split([task.num_train, HELD_OUT, HELD_OUT])
-        self._labels, *held_out_labels = labels.split([task.num_train, HELD_OUT, HELD_OUT])
-        self._validation, self._test = zip(held_out, held_out_labels, strict=True)
+        self._images, self._labels = images[: task.num_train], labels[: task.num_train]
+        self._validation, self._test = (
+            (images[start : start + HELD_OUT], labels[start : start + HELD_OUT])
+            for start in (task.num_train, task.num_train + HELD_OUT)
+        )
         self._roster = Roster(self._labels)
 
     def steps(self, batch_size: int, partners: int, partners_in_batch: bool) -> int:

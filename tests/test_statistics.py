@@ -16,6 +16,7 @@ def test_mean_and_sample_std_by_hand() -> None:
     assert mean_std([2.0, 4.0, 9.0]) == MeanStd(5.0, math.sqrt((9 + 1 + 16) / 2), 3)
     assert mean_std([0.7]) == MeanStd(0.7, None, 1)
     assert mean_std(iter([1.0, 1.0])) == MeanStd(1.0, 0.0, 2)
+    assert mean_std([0.05] * 3) == MeanStd(0.05, 0.0, 3)
 
 
 def test_mean_and_std_do_not_depend_on_the_order() -> None:

@@ -111,9 +111,7 @@ class Normalizer:
     what lets a CPU work on full vectors although there are three channels.
     """
 
-    def __init__(
-        self, mean: tuple[float, ...], std: tuple[float, ...], size: int, device: torch.device
-    ) -> None:
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], size: int, device: torch.device) -> None:
         scale = [1 / (255 * s) for s in std]
         shift = [-m / s for m, s in zip(mean, std, strict=True)]
         self._scale = torch.tensor(scale * size, dtype=torch.float32, device=device)

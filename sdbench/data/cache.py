@@ -33,6 +33,15 @@ def cache_folder() -> Path:
         ) from error
 
 
+def named_folder(data_dir: Path | None) -> Path | None:
+    """The folder that the user said holds data: ``data_dir``, else the environment's SDBENCH_DATA,
+    else None."""
+    if data_dir is not None:
+        return data_dir.expanduser().absolute()
+    named = os.environ.get("SDBENCH_DATA")
+    return Path(named).expanduser().absolute() if named else None
+
+
 def checksum(arrays: Mapping[str, Array]) -> str:
     """Thirty-two hexadecimal digits (BLAKE2b) of the arrays' names, types, shapes and bytes."""
     state = hashlib.blake2b(digest_size=16)

@@ -109,9 +109,7 @@ class Roster:
         return self._by_class[self._starts[classes] + draws % self._counts[classes]]
 
 
-def draw_epoch(
-    roster: Roster, drawer: Drawer, *, stream: str, epoch: int, views: int, partners: int
-) -> list[Group]:
+def draw_epoch(roster: Roster, drawer: Drawer, *, stream: str, epoch: int, views: int, partners: int) -> list[Group]:
     """All that an epoch needs: the images in order with their ``views`` versions, then one group of
     partners for each of ``partners``, aligned with the first group.
 

@@ -1,0 +1,139 @@
+"""From a results folder to boards on screen and on disk, and one trial in full. No torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from tabulate import tabulate
+
+from sdbench.errors import UserError, unknown
+from sdbench.leaderboard import build_board
+from sdbench.leaderboard_formats import SUFFIXES, render, write_boards
+from sdbench.selectors import split_list
+from sdbench.spec import TrialResult
+from sdbench.store import Scan, Store, read_curve
+
+CURVE_LINES = 12
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which trials a board shows; an empty list means all."""
+
+    methods: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    protocol: str | None = None
+
+    @classmethod
+    def read(
+        cls,
+        methods: Sequence[str] | None,
+        datasets: Sequence[str] | None,
+        networks: Sequence[str] | None,
+        protocol: str | None,
+    ) -> Filter:
+        return cls(
+            tuple(split_list(methods or ())),
+            tuple(split_list(datasets or ())),
+            tuple(split_list(networks or ())),
+            protocol,
+        )
+
+    def keeps(self, result: TrialResult) -> bool:
+        spec = result.spec
+        return (
+            _any(self.methods, spec.method, {"all", result.baseline})
+            and _any(self.datasets, spec.dataset)
+            and _any(self.networks, spec.network)
+            and self.protocol in (None, spec.protocol)
+        )
+
+
+def _any(patterns: Sequence[str], name: str, always: Iterable[str] = ()) -> bool:
+    """Whether a name is among the patterns; the baseline is always shown beside the methods chosen."""
+    return not patterns or name in always or any(p == "all" or fnmatchcase(name, p) for p in patterns)
+
+
+def leaderboard(results: str, format_name: str, chosen: Filter) -> tuple[str, int]:
+    """The board as text and the exit code: 1 where a record is damaged. Writes the boards to disk too."""
+    if format_name not in SUFFIXES:
+        raise UserError(unknown("format", format_name, SUFFIXES))
+    root = Path(results).expanduser().absolute()
+    if not root.is_dir():
+        raise UserError(f"no results folder {results}; `sdbench run` makes one, or give another with --results")
+    scan = Store(root).scan()
+    _report(scan)
+    kept = [result for result in scan.results if chosen.keeps(result)]
+    if not kept:
+        have = sorted({f"{r.spec.method} on {r.spec.dataset}" for r in scan.results})
+        raise UserError(f"no trial under {results} matches; it has {', '.join(have) or 'none'}")
+    write_boards(build_board(scan.results, damaged=_sentences(scan)), root)
+    return render(build_board(kept, damaged=_sentences(scan)), format_name), 1 if scan.damaged else 0
+
+
+def write(store: Store) -> Path:
+    """Write the boards of all trials in every format; returns the one to look at."""
+    scan = store.scan()
+    _report(scan)
+    write_boards(build_board(scan.results, damaged=_sentences(scan)), store.root)
+    return store.root / "leaderboard.md"
+
+
+def text_of(results: Iterable[TrialResult], baseline: str, format_name: str) -> str:
+    """The board of some trials only."""
+    return render(build_board(results, baseline=baseline), format_name)
+
+
+def _sentences(scan: Scan) -> list[str]:
+    return [f"{'/'.join(d.path.parts[-5:])}: {d.reason}" for d in scan.damaged]
+
+
+def _report(scan: Scan) -> None:
+    for damaged in scan.damaged:
+        print(f"damaged record left out: {damaged.path}: {damaged.reason}; run its trial again", file=sys.stderr)
+
+
+def show(results: str, wanted: str, as_json: bool) -> str:
+    """One trial: by its id, the beginning of one, or its folder. Raises UserError where none or several match."""
+    root = Path(results).expanduser().absolute()
+    name = Path(wanted).name
+    found = [r for r in Store(root).scan().results if r.trial_id.startswith(name)]
+    if len(found) != 1:
+        known = ", ".join(sorted(r.trial_id for r in found)[:5])
+        many = f"{len(found)} trials begin with {name!r} ({known} ...); give more digits"
+        raise UserError(many if found else f"no trial {wanted!r} under {results}; see `sdbench list runs`")
+    result = found[0]
+    return result.model_dump_json(indent=1) if as_json else _card(result, Store(root))
+
+
+def _card(result: TrialResult, store: Store) -> str:
+    folder = store.folder(result.spec, result.trial_id)
+    spec = result.spec.model_dump(mode="json")
+    recipe = spec.pop("recipe")
+    facts: list[tuple[str, object]] = [("trial", result.trial_id), ("status", result.status)]
+    if result.reason:
+        facts.append(("reason", result.reason))
+    facts += [(key, json.dumps(value)) for key, value in spec.items() if value is not None]
+    facts.append(("recipe", ", ".join(f"{k}={v}" for k, v in recipe.items())))
+    if result.metrics:
+        facts += [(key, f"{value:.6g}") for key, value in result.metrics.model_dump().items()]
+    if result.cost:
+        facts += [(key, value) for key, value in result.cost.model_dump().items() if value != ()]
+    facts.append(("resumed at epochs", ", ".join(map(str, result.resumes)) or "never"))
+    facts += [(key, value) for key, value in result.provenance.model_dump().items() if value not in ("", (), None)]
+    parts = [tabulate(facts, tablefmt="plain", disable_numparse=True)]
+    curve = read_curve(folder / "curve.jsonl")
+    if curve:
+        step = max(1, -(-len(curve) // CURVE_LINES))
+        shown = [line for line in curve if (line.get("epoch", 0) + 1) % step == 0]
+        rows = [[line.get(key, "") for key in ("epoch", "lr", "loss", "top1", "images_per_s")] for line in shown]
+        parts.append(tabulate(rows, headers=["epoch", "lr", "loss", "top-1", "images/s"], floatfmt=".4g"))
+    if result.log_tail:
+        parts.append("the end of what it printed:\n" + result.log_tail)
+    return "\n\n".join(parts)

@@ -1,0 +1,216 @@
+"""CIFAR-10 and CIFAR-100 through torchvision, never opened before their MD5 sums are checked.
+
+The published files are pickles, which can run code when they are opened: every file is compared
+with the published sum first. A download goes into a folder of its own, is checked there, and is
+moved into place whole, so that one that broke off is never used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pickle
+import shutil
+import socket
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from sdbench.data.cache import cache_folder, named_folder
+from sdbench.data.facts import Arrays, DataFacts, DatasetInfo, Labels, Pixels, Source
+from sdbench.errors import UserError
+
+TIMEOUT_S = 60.0
+"""Longest silence of the server during a download."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published archive. sums: MD5 of each file in ``folder``, in torchvision's order.
+
+    torchvision: the class's name in ``torchvision.datasets``. names_file, names_key: where the
+    class names are. num_train, num_test: images in each part.
+    """
+
+    torchvision: str
+    folder: str
+    archive: str
+    sums: dict[str, str]
+    names_file: str
+    names_key: str
+    num_train: int = 50_000
+    num_test: int = 10_000
+
+
+PUBLISHED = {
+    "cifar10": Published(
+        torchvision="CIFAR10",
+        folder="cifar-10-batches-py",
+        archive="cifar-10-python.tar.gz",
+        sums={
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            "test_batch": "40351d587109b95175f43aff81a1287e",
+            "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+        },
+        names_file="batches.meta",
+        names_key="label_names",
+    ),
+    "cifar100": Published(
+        torchvision="CIFAR100",
+        folder="cifar-100-python",
+        archive="cifar-100-python.tar.gz",
+        sums={
+            "train": "16019d7e3df5f24257cddd939b257f8d",
+            "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+            "meta": "7973b15100ade9c7d40fb424638fde48",
+        },
+        names_file="meta",
+        names_key="fine_label_names",
+    ),
+}
+
+
+def find(name: str, data_dir: Path | None) -> Path | None:
+    """The folder that holds the published folder of ``name``, its files verified; None where the
+    default place has none yet. Nothing is downloaded.
+
+    data_dir: where the user said the data are, else the environment's SDBENCH_DATA says so, else
+    the cache folder is the default place. UserError where the user named a place without the data,
+    or a file is missing or is not the published one.
+    """
+    published = PUBLISHED[name]
+    named = named_folder(data_dir)
+    root = cache_folder() if named is None else named.parent if named.name == published.folder else named
+    if (root / published.folder).is_dir():
+        _verify(published, root)
+        return root
+    if named is None:
+        return None
+    packed = root / published.archive
+    remedy = (
+        f"unpack it there: tar -xzf {packed} -C {root}"
+        if packed.is_file()
+        else (f"unpack {published.archive} there, or leave --data-dir and SDBENCH_DATA out to have it downloaded")
+    )
+    raise UserError(f"{name}: expected the folder {published.folder} in {named}, and it is not there; {remedy}")
+
+
+def _verify(published: Published, root: Path) -> None:
+    """Compare every file with its published MD5 sum. UserError names all that differ."""
+    problems = []
+    for file, expected in published.sums.items():
+        path = root / published.folder / file
+        try:
+            found = _md5(path)
+        except FileNotFoundError:
+            problems.append(f"{path}: missing; expected the published file with MD5 {expected}")
+        except OSError as error:
+            problems.append(f"{path}: cannot be read ({error}); expected the published file with MD5 {expected}")
+        else:
+            if found != expected:
+                size = path.stat().st_size
+                problems.append(
+                    f"{path}: MD5 {found} of {size:,} bytes, expected {expected}; the file is cut off or is another one"
+                )
+    if problems:
+        folder = root / published.folder
+        problems.append(
+            f"remove the folder {folder}, then unpack {published.archive} there again, or run the command without "
+            "--data-dir and SDBENCH_DATA to have it downloaded"
+        )
+        raise UserError(problems)
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _obtain(name: str, data_dir: Path | None) -> Path:
+    """The folder that holds the verified data, downloaded now if the default place lacks them."""
+    return find(name, data_dir) or _download(name, PUBLISHED[name])
+
+
+def _download(name: str, published: Published) -> Path:
+    from torchvision import datasets
+
+    torchvision_class = getattr(datasets, published.torchvision)
+    root = cache_folder()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{name}.lock"):
+            for left_over in root.glob(f".{name}-download-*"):
+                shutil.rmtree(left_over)
+            if not (root / published.folder).is_dir():  # another process may have been faster
+                with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-download-") as temporary:
+                    with _download_manners():
+                        torchvision_class(temporary, download=True)
+                    _verify(published, Path(temporary))
+                    (Path(temporary) / published.folder).replace(root / published.folder)
+    except (OSError, HTTPException, RuntimeError, tarfile.TarError) as error:
+        raise UserError(
+            f"{name}: downloading {torchvision_class.url} to {root} failed ({error}). Check the network and run the "
+            f"command again, or get {published.archive} by other means, unpack it in a folder and give that "
+            "folder with --data-dir"
+        ) from error
+    _verify(published, root)
+    return root
+
+
+@contextlib.contextmanager
+def _download_manners() -> Iterator[None]:
+    """Keep standard output for the answer, and give up on a server that has gone silent."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_S)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def inspect(source: Source, info: DatasetInfo, data_dir: Path | None, image_size: int) -> DataFacts:
+    """What is known of the verified files, which are downloaded first if need be."""
+    return _facts(source, info, _obtain(source.kind, data_dir), image_size)
+
+
+def _facts(source: Source, info: DatasetInfo, root: Path, image_size: int) -> DataFacts:
+    published = PUBLISHED[source.kind]
+    content = (root / published.folder / published.names_file).read_bytes()
+    names = pickle.loads(content, encoding="latin1")[published.names_key]  # its MD5 is verified
+    sums = hashlib.blake2b("".join(sorted(published.sums.values())).encode(), digest_size=16)
+    return DataFacts(
+        name=source.name,
+        fingerprint=f"published:{sums.hexdigest()}",
+        num_classes=len(names),
+        num_train=published.num_train,
+        num_test=published.num_test,
+        image_size=image_size,
+        augment=info.augment,
+        class_names=tuple(names),
+    )
+
+
+def load_arrays(source: Source, info: DatasetInfo, data_dir: Path | None, image_size: int) -> Arrays:
+    """The verified images and labels, in memory."""
+    root = _obtain(source.kind, data_dir)
+    train, test = (_part(PUBLISHED[source.kind], root, train=train) for train in (True, False))
+    return Arrays(_facts(source, info, root, image_size), *train, *test)
+
+
+def _part(published: Published, root: Path, *, train: bool) -> tuple[Pixels, Labels]:
+    from torchvision import datasets
+
+    part = getattr(datasets, published.torchvision)(root, train=train, download=False)
+    return np.ascontiguousarray(part.data), np.array(part.targets, np.int64)
