@@ -57,6 +57,7 @@ FIRST = _listed(
     contract_checks.sets_up,
     contract_checks.mixes_within_bounds,
     contract_checks.returns_terms,
+    contract_checks.leaves_batch_alone,
     behaviour_checks.stays_finite,
 )
 """Where one of these fails, the others could only say the same again."""
@@ -66,7 +67,6 @@ CHECKS = FIRST + _listed(
     behaviour_checks.reaches_network,
     contract_checks.uses_its_parameters,
     behaviour_checks.neutral_is_baseline,
-    contract_checks.leaves_batch_alone,
     contract_checks.leaves_network_alone,
     behaviour_checks.takes_two_classes,
     behaviour_checks.takes_short_batch,

@@ -59,7 +59,7 @@ def _table(results: Sequence[TrialResult], baseline: str | None, by_id: Mapping[
     earlier = [r for r in results if r.spec.generation is not None and r.status != "ok"]
     if not found and not earlier:
         return None
-    base, about_base = choose_baseline(found, named_baseline(results) if baseline is None else baseline)
+    base, about_base = choose_baseline(found, baseline or named_baseline(results))
     hardware = _hardware_in_use(found)
     rows = sorted((_row(v, base, hardware) for v in found), key=_reading_order)
     notes = about_base + _seed_notes(rows) + notes

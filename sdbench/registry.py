@@ -86,6 +86,11 @@ def register(name: str, *, paper: str = "", official: str = "") -> Callable[[typ
         if not any(getattr(cls, hook) is not getattr(Method, hook) for hook in ("criterion", "loss", "mix")):
             problems.append(f"method {name!r}: override criterion(), loss() or mix(); it has none of them")
         problems += _signature_problems(name, cls)
+        # What a class inherits from another method must not make it the baseline, or one of the core.
+        cls.baseline, cls.core = (bool(vars(cls).get(mark, False)) for mark in ("baseline", "core"))
+        others = [n for n, c in _METHODS.items() if c.baseline]
+        if cls.baseline and others:
+            problems.append(f"method {name!r}: baseline is True, but {others[0]!r} is the baseline; leave it out")
         if problems:
             raise UserError(problems)
         cls.name, cls.paper, cls.official = name, paper, official
@@ -104,14 +109,10 @@ def _signature_problems(name: str, cls: type[Method]) -> list[str]:
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
             problems.append(f"method {name!r}: hyper-parameter {key!r} must be keyword-only with a default")
         elif _base_type(hints.get(key)) is None:
-            problems.append(
-                f"method {name!r}: annotate {key!r} as bool, int, float, str or a Literal of strings"
-            )
+            problems.append(f"method {name!r}: annotate {key!r} as bool, int, float, str or a Literal of strings")
     for key in [*cls.space, *(k for values in cls.recommended.values() for k in values), *cls.neutral]:
         if key not in signature:
-            problems.append(
-                f"method {name!r}: {key!r} is in space, recommended or neutral but not in __init__"
-            )
+            problems.append(f"method {name!r}: {key!r} is in space, recommended or neutral but not in __init__")
     return problems
 
 
@@ -273,9 +274,7 @@ def build(name: str, params: Mapping[str, Scalar]) -> Method:
     prefix = mixer_name + "."
     mixer = get(mixer_name)(**{k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)})
     if not mixes(mixer):
-        raise UserError(
-            f"{name}: {mixer_name} does not mix images; the second name must be a method that does"
-        )
+        raise UserError(f"{name}: {mixer_name} does not mix images; the second name must be a method that does")
     obstacle = mixing_obstacle(type(base), base)
     if obstacle:
         raise UserError(f"{name}: {base_name} cannot be trained on mixed images: {obstacle}")

@@ -226,6 +226,8 @@ def assemble(
     torch.manual_seed(derive_seed(spec.stream, "weights"))
     network = build_network()
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if teacher is not None:
+        teacher.passes = network.passes  # the teacher's passes are part of what the method costs
     generator = torch.Generator(device).manual_seed(derive_seed(spec.stream, "method"))
     torch.manual_seed(derive_seed(spec.stream, "setup"))
     method = registry.build(spec.method, spec.params)

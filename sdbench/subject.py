@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,9 +31,10 @@ class Subject:
         """The registered names: one, or the base and the mixer."""
         return self.name.split("+")
 
-    def session(self, *, precision: str = "fp32", task: TinyTask | None = None) -> Session:
-        """A fresh session, the same each time."""
-        task = task or self.task
+    def session(self, *, precision: str = "fp32", num_classes: int | None = None, short: bool = False) -> Session:
+        """A fresh session, the same each time. short: with the short last batch that the task has."""
+        size, classes = self.task.batch_size, num_classes or self.task.num_classes
+        task = replace(self.task, num_classes=classes, num_train=self.task.num_train if short else 3 * size)
         return task.session(task.trial(self.name, self.params, precision=precision))
 
 

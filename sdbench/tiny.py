@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from sdbench import models, registry
-from sdbench.data.augment import crop_drawer, pad_width
-from sdbench.data.streams import Draw, Group, Roster, draw_epoch, generator_for
-from sdbench.method import Batch
+from sdbench.data.facts import Arrays, DataFacts, DatasetInfo, Labels, Pixels
+from sdbench.data.resident import ResidentSet
 from sdbench.network import Network
 from sdbench.session import Session, assemble, configure
 from sdbench.spec import Identity, Options, Recipe, Trial, TrialSpec, Value
 from sdbench.store import Store
 
-HELD_OUT = 6
-"""Images in the validation set, and in the test set."""
+AUGMENT = "crop-flip"
+LEAST_SPLIT = 1e-9
+"""A share that holds out exactly one image of each class."""
 
 
 @dataclass(frozen=True)
 class TinyTask:
     """What a method is tried on.
 
-    num_train: images in the training set. With the defaults the short last batch has two images, for
-        batches of 12, 6, 4 and 3 alike: partners that share the batch leave room for that many.
+    num_train: images in the training set, at least as many as classes. With the defaults the short last
+        batch has two images, for batches of 12, 6, 4 and 3 alike, as partners in the batch need them.
     image_size: side in pixels. network: a key of ``models``. epochs: of a whole training.
     """
 
@@ -73,83 +72,45 @@ class TinyTask:
         if registry.build(trial.spec.method, trial.spec.params).generations > 1:
             torch.manual_seed(1)
             teacher = self.build_network().frozen_copy()
-        return assemble(trial, device, TinyData(self), self.build_network, teacher)
+        return assemble(trial, device, tiny_data(self), self.build_network, teacher)
 
     def open(self, trial: Trial, store: Store, options: Options) -> Session:
         """As ``session``, with the arguments that ``run_trial`` hands over."""
         return self.session(trial)
 
 
-class TinyData:
-    """Images that are a pattern per class and noise, with the interface of ``sdbench.data``."""
+def tiny_data(task: TinyTask) -> ResidentSet:
+    """Images that are a pattern per class and noise: ``task.num_train`` to train on, and one of each class
+    held out, whether or not the method asks for them."""
+    classes, side = task.num_classes, task.image_size
+    random = np.random.default_rng(0)
+    patterns = random.normal(0, 40, (classes, side, side, 3))
 
-    def __init__(self, task: TinyTask) -> None:
-        self.num_classes = task.num_classes
-        self.num_train = task.num_train
-        self.image_size = task.image_size
-        self.fingerprint = task.fingerprint
-        generator = generator_for(self.fingerprint)
-        patterns = torch.randn(task.num_classes, 3, task.image_size, task.image_size, generator=generator)
-        labels = torch.arange(task.num_train + 2 * HELD_OUT) % task.num_classes
-        images = patterns[labels] + 0.5 * torch.randn(patterns[labels].shape, generator=generator)
-        self._images, self._labels = images[: task.num_train], labels[: task.num_train]
-        self._validation, self._test = (
-            (images[start : start + HELD_OUT], labels[start : start + HELD_OUT])
-            for start in (task.num_train, task.num_train + HELD_OUT)
-        )
-        self._roster = Roster(self._labels)
+    def part(count: int) -> tuple[Pixels, Labels]:
+        labels = np.arange(count) % classes
+        noisy = 128 + patterns[labels] + random.normal(0, 20, (count, side, side, 3))
+        return noisy.clip(0, 255).astype(np.uint8), labels
 
-    def steps(self, batch_size: int, partners: int, partners_in_batch: bool) -> int:
-        """Batches in an epoch, the short last one included."""
-        return -(-self.num_train // _anchors(batch_size, partners, partners_in_batch))
-
-    def epoch(
-        self,
-        epoch: int,
-        *,
-        stream: str,
-        batch_size: int,
-        augment: str,
-        views: int,
-        partners: int,
-        partners_in_batch: bool,
-        dtype: torch.dtype,
-    ) -> Iterator[Batch]:
-        """The batches of an epoch, by the same streams as those of a real data set."""
-        drawer = crop_drawer(self.image_size, flips=True)
-        first, *others = draw_epoch(self._roster, drawer, stream=stream, epoch=epoch, views=views, partners=partners)
-        size = _anchors(batch_size, partners, partners_in_batch)
-        for start in range(0, self.num_train, size):
-            rows = slice(start, start + size)
-            images, *further = self._augmented(first[rows], dtype)
-            index = first.index[rows]
-            same_class = tuple(self._augmented(group[rows], dtype)[0] for group in others)
-            yield Batch(images, tuple(further), same_class, self._labels[index], index)
-
-    def test_batches(self, batch_size: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
-        """The test set in one batch."""
-        yield self._test[0].to(dtype), self._test[1]
-
-    def validation_batches(self, batch_size: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
-        """The held-out images in one batch."""
-        yield self._validation[0].to(dtype), self._validation[1]
-
-    def _augmented(self, group: Group, dtype: torch.dtype) -> list[Tensor]:
-        chosen = self._images[group.index].to(dtype)
-        return [_crop(chosen, draw).contiguous(memory_format=torch.channels_last) for draw in group.draws]
-
-
-def _crop(images: Tensor, draw: Draw) -> Tensor:
-    """Zero-padded crops of images [B, 3, S, S], some mirrored, as drawn."""
-    assert draw.offsets is not None
-    assert draw.flips is not None
-    size, width = images.shape[-1], pad_width(images.shape[-1])
-    padded = F.pad(images, (width, width, width, width))
-    corners = zip(padded, draw.offsets.tolist(), strict=True)
-    crops = torch.stack([image[:, top : top + size, left : left + size] for image, (top, left) in corners])
-    return torch.where(draw.flips[:, None, None, None], crops.flip(3), crops)
-
-
-def _anchors(batch_size: int, partners: int, partners_in_batch: bool) -> int:
-    """Labelled images in a full batch."""
-    return batch_size // (1 + partners) if partners_in_batch else batch_size
+    facts = DataFacts(
+        name="tiny",
+        fingerprint=task.fingerprint,
+        num_classes=classes,
+        num_train=task.num_train + classes,
+        num_test=2 * classes,
+        image_size=side,
+        augment=AUGMENT,
+        class_names=tuple(map(str, range(classes))),
+    )
+    info = DatasetInfo(
+        name="tiny",
+        summary="",
+        num_classes=classes,
+        image_size=side,
+        image_sizes=(side,),
+        augment=AUGMENT,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+        source="",
+    )
+    arrays = Arrays(facts, *part(facts.num_train), *part(facts.num_test))
+    return ResidentSet(arrays, info, device=torch.device("cpu"), split=LEAST_SPLIT)

@@ -1,0 +1,216 @@
+"""Data sets: names, checks before training, and batches on the device.
+
+``import sdbench.data`` loads no torch, and neither does ``inspect`` where nothing has to be made.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from sdbench.data.facts import DataFacts, DatasetInfo, Source
+from sdbench.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdbench.data.dataset import DataSet as DataSet
+
+__all__ = [
+    "DATASETS",
+    "LOCAL_FIRST",
+    "DataFacts",
+    "DataSet",
+    "DatasetInfo",
+    "Source",
+    "canonical_name",
+    "find",
+    "inspect",
+    "load",
+    "parse",
+]
+
+IMAGE_SIZES = range(8, 4097)
+"""Sides in pixels that may be asked for where the data set leaves the choice."""
+
+DATASETS: dict[str, DatasetInfo] = {
+    info.name: info
+    for info in (
+        DatasetInfo(
+            name="glyphs",
+            summary="accented letters, 100 classes in 20 families, 10,000 + 2,000 images; made on the spot",
+            num_classes=100,
+            image_size=32,
+            image_sizes=(32,),
+            augment="crop",
+            mean=(0.2720, 0.2709, 0.2729),
+            std=(0.1624, 0.1626, 0.1626),
+            source="drawn from the fonts that come with matplotlib; not natural images, not to be quoted",
+        ),
+        DatasetInfo(
+            name="cifar10",
+            summary="CIFAR-10, 10 classes, 50,000 + 10,000 images",
+            num_classes=10,
+            image_size=32,
+            image_sizes=(32,),
+            augment="crop-flip",
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2470, 0.2435, 0.2616),
+            source="https://www.cs.toronto.edu/~kriz/cifar.html; downloaded at first use",
+        ),
+        DatasetInfo(
+            name="cifar100",
+            summary="CIFAR-100, 100 classes in 20 superclasses, 50,000 + 10,000 images",
+            num_classes=100,
+            image_size=32,
+            image_sizes=(32,),
+            augment="crop-flip",
+            mean=(0.5071, 0.4865, 0.4409),
+            std=(0.2673, 0.2564, 0.2762),
+            source="https://www.cs.toronto.edu/~kriz/cifar.html; downloaded at first use",
+        ),
+        DatasetInfo(
+            name="tinyimagenet",
+            summary="Tiny ImageNet, 200 classes, 100,000 + 10,000 images of 64x64, shown at 32x32",
+            num_classes=200,
+            image_size=32,
+            image_sizes=(32, 64),
+            augment="resized-crop-flip",
+            mean=(0.4802, 0.4481, 0.3975),
+            std=(0.2770, 0.2691, 0.2821),
+            source="http://cs231n.stanford.edu/tiny-imagenet-200.zip; unpack it and give --data-dir",
+        ),
+        DatasetInfo(
+            name="folder",
+            summary="folder:PATH, your own images in PATH/train/<class>/ and PATH/val/<class>/",
+            num_classes=None,
+            image_size=224,
+            image_sizes=(),
+            augment="resized-crop-flip",
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            source="a folder in torchvision's ImageFolder layout; normalized as ImageNet is",
+        ),
+    )
+}
+
+LOCAL_FIRST = ("cifar10", "cifar100")
+"""Data sets that are looked for on this machine and downloaded if they are not there."""
+
+_MODULES = {
+    "glyphs": "sdbench.data.glyphs",
+    "cifar10": "sdbench.data.cifar",
+    "cifar100": "sdbench.data.cifar",
+    "tinyimagenet": "sdbench.data.tinyimagenet",
+    "folder": "sdbench.data.folder",
+}
+
+
+def parse(name: str) -> Source:
+    """A data set's name taken apart: one of ``DATASETS``, or ``folder:PATH``.
+
+    UserError with near matches for any other name, or where the path is empty.
+    """
+    kind, colon, place = name.partition(":")
+    if kind == "folder":
+        location = Path(place).expanduser()
+        # The path is taken as text: what a link points to must not change the data set's name.
+        own_name = os.path.basename(os.path.abspath(location))  # noqa: PTH100, PTH119
+        if not place or not own_name:
+            raise UserError(f"data set {name!r}: give the path of a folder of images, for example folder:data/birds")
+        return Source("folder", f"folder:{own_name}", location)
+    if colon or kind not in DATASETS:
+        raise UserError(unknown("data set", name, [*(k for k in DATASETS if k != "folder"), "folder:PATH"]))
+    return Source(kind, kind)
+
+
+def canonical_name(name: str) -> str:
+    """The name that records hold, without the host's paths.
+
+    >>> canonical_name("folder:/a/b/birds")
+    'folder:birds'
+    """
+    return parse(name).name
+
+
+def _checked_size(source: Source, info: DatasetInfo, image_size: int | None) -> int | None:
+    allowed = info.image_sizes or IMAGE_SIZES
+    if image_size is not None and image_size not in allowed:
+        choice = (
+            "is " + " or ".join(map(str, info.image_sizes))
+            if info.image_sizes
+            else f"is from {IMAGE_SIZES.start} to {IMAGE_SIZES.stop - 1}"
+        )
+        raise UserError(f"{source.name}: --image-size {choice} pixels, got {image_size}")
+    return image_size if image_size or source.kind == "folder" else info.image_size
+
+
+def _opened(name: str, image_size: int | None) -> tuple[Any, Source, DatasetInfo, int | None]:
+    source = parse(name)
+    info = DATASETS[source.kind]
+    return import_module(_MODULES[source.kind]), source, info, _checked_size(source, info, image_size)
+
+
+def inspect(name: str, data_dir: Path | None = None, image_size: int | None = None) -> DataFacts:
+    """What is known of a data set once its files have been found, downloaded or made, and checked.
+
+    data_dir: the folder that holds the data; None for the environment's SDBENCH_DATA, or else the
+    cache folder. For a name as ``canonical_name`` gives it, the folder of images itself.
+    image_size: side in pixels at which images are shown; None for the data set's own.
+    UserError names each file that is missing, cut off or not the expected one, and what to do.
+    """
+    module, source, info, size = _opened(name, image_size)
+    return cast(DataFacts, module.inspect(source, info, data_dir, size))
+
+
+def find(name: str, data_dir: Path | None = None) -> Path | None:
+    """Where a data set of ``LOCAL_FIRST`` is, verified; None where it would have to be downloaded.
+    UserError where a folder that the user named lacks it or holds other files."""
+    from sdbench.data import cifar
+
+    return cifar.find(parse(name).kind, data_dir)
+
+
+def load(
+    name: str,
+    data_dir: Path | None = None,
+    image_size: int | None = None,
+    *,
+    device: torch.device,
+    split: float = 0.0,
+    workers: int = 0,
+    batch_size: int = 128,
+) -> DataSet:
+    """A data set opened for training on ``device``; the first three arguments as for ``inspect``.
+
+    split: share of the training images held out, in [0, 1): stratified, and the same for every
+    method and seed. workers: processes that decode images where they are streamed. batch_size: for
+    which memory is set aside where it is decided whether images can be held on the device.
+    """
+    from sdbench.data.resident import ResidentSet
+    from sdbench.data.stream import open_folder
+
+    module, source, info, size = _opened(name, image_size)
+    if source.kind == "folder":
+        return open_folder(
+            source,
+            info,
+            data_dir,
+            size,
+            device=device,
+            split=split,
+            workers=workers,
+            batch_size=batch_size,
+        )
+    arrays = module.load_arrays(source, info, data_dir, size)
+    return ResidentSet(arrays, info, device=device, split=split)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "DataSet":
+        from sdbench.data.dataset import DataSet
+
+        return DataSet
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

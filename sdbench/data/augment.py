@@ -180,6 +180,14 @@ def crop_boxes(uniforms: Tensor, height: int, width: int) -> Tensor:
     return torch.where(fits.any(1, keepdim=True), boxes, boxes.new_tensor(central_box(height, width)))
 
 
+def crop_box(seed: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """The box of one image whose size has just become known, from its seed in [0, 2^63)."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    uniforms = torch.rand((1, BOX_UNIFORMS), dtype=torch.float64, generator=generator)
+    top, left, h, w = (int(v) for v in crop_boxes(uniforms, height, width)[0].tolist())
+    return top, left, h, w
+
+
 def central_box(height: int, width: int) -> tuple[int, int, int, int]:
     """The largest central box whose width over height is within ``RATIO``: top, left, height, width."""
     h, w = height, width

@@ -61,7 +61,7 @@ def looks_whole(head: bytes, tail: bytes, size: int) -> bool:
     if head[:8] == b"\x89PNG\r\n\x1a\n":
         return tail[-8:-4] == b"IEND"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return struct.unpack("<I", head[4:8])[0] + 8 == size
+        return int.from_bytes(head[4:8], "little") + 8 == size
     return False
 
 
@@ -105,5 +105,5 @@ def resize_pixels(pixels: Pixels, size: int) -> Pixels:
         return pixels
     resized = np.empty((len(pixels), size, size, 3), np.uint8)
     for target, image in zip(resized, pixels, strict=True):
-        target[:] = scaled(Image.fromarray(image), size)
+        target[:] = to_pixels(scaled(Image.fromarray(image), size))
     return resized

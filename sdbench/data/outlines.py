@@ -114,8 +114,10 @@ def fill(edges: Array) -> NDArray[np.uint8]:
     y = (lines[line] - y0[edge, 0]) / (y1[edge, 0] - y0[edge, 0])
     crossing = x0[edge, 0] + y * (x1[edge, 0] - x0[edge, 0])
     column = np.clip(np.ceil(crossing - 0.5), 0, side).astype(np.int64)
-    turns = np.zeros((side, side + 1), np.int64)
-    np.add.at(turns, (line, column), np.where(up[edge, line], 1, -1))
-    inside = turns.cumsum(1)[::-1, :side] != 0
+    turns = np.zeros((side, side + 1), np.int8)
+    np.add.at(turns, (line, column), np.where(up[edge, line], 1, -1).astype(np.int8))
+    inside = (turns.cumsum(1, dtype=np.int8)[::-1, :side] != 0).view(np.uint8)
     blocks = inside.reshape(MASK_SIDE, SUBSAMPLES, MASK_SIDE, SUBSAMPLES)
-    return blocks.sum((1, 3)).astype(np.uint8)
+    rows = sum(blocks[:, k] for k in range(1, SUBSAMPLES)) + blocks[:, 0]
+    counts: NDArray[np.uint8] = sum(rows[..., k] for k in range(1, SUBSAMPLES)) + rows[..., 0]
+    return counts

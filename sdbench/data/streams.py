@@ -142,7 +142,7 @@ def hold_out(labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
     if share == 0:
         return everything, everything[:0]
     held = []
-    by_class = torch.argsort(labels, stable=True).split(torch.bincount(labels).tolist())
+    by_class = torch.argsort(labels, stable=True).tensor_split(torch.bincount(labels).cumsum(0)[:-1])
     for label, members in enumerate(by_class):
         wanted = min(max(1, int(share * len(members) + 0.5)), len(members) - 1)
         shuffled = torch.randperm(len(members), generator=generator_for(HOLDOUT_STREAM, label))

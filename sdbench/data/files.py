@@ -1,0 +1,89 @@
+"""Files of image data sets: which there are, whether they are whole, and what they hash to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdbench.data.decode import TAIL_BYTES, looks_whole, read_image
+from sdbench.errors import UserError
+
+CONTENT_LIMIT = 2 * 2**30
+"""Bytes up to which a fingerprint covers the whole content of every file."""
+HEAD_BYTES = 4096
+"""What it covers of each file beyond that, beside path and size."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One file: its path below the root, with forward slashes, and its size in bytes."""
+
+    path: str
+    size: int
+
+
+def list_file(root: Path, path: Path) -> ImageFile:
+    """The record of a file below ``root``. UserError where it cannot be read."""
+    try:
+        return ImageFile(path.relative_to(root).as_posix(), path.stat().st_size)
+    except OSError as error:
+        raise _closed(path, error) from error
+
+
+def fingerprint(
+    root: Path,
+    files: Iterable[ImageFile],
+    *,
+    context: bytes = b"",
+    look: Callable[[Path, bytes | None], None] | None = None,
+) -> str:
+    """A hash of all files that changes with any path or size and, up to 2 GiB in all, any byte.
+
+    "content:" and 32 hexadecimal digits; "head:" where the files are larger and only the first
+    4 KiB of each were read. context: hashed as well, for labels that the paths do not show.
+    ``look(path, content)`` is called for each file; content is None where it was not read whole.
+    UserError naming a file that is not a whole image.
+    """
+    ordered = sorted(files, key=lambda file: file.path)
+    whole = sum(file.size for file in ordered) <= CONTENT_LIMIT
+    state = hashlib.blake2b(context, digest_size=16)
+    for file in ordered:
+        path = root / file.path
+        content = _read(path, None if whole else HEAD_BYTES)
+        if whole:
+            _check(path, content, content, content)
+        else:
+            _check(path, content, _tail(path, file.size), None)
+        if look is not None:
+            look(path, content if whole else None)
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        state.update(os.fsencode(file.path) + b"\0" + file.size.to_bytes(8, "big") + digest)
+    return f"{'content' if whole else 'head'}:{state.hexdigest()}"
+
+
+def _read(path: Path, limit: int | None) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(-1 if limit is None else limit)
+    except OSError as error:
+        raise _closed(path, error) from error
+
+
+def _closed(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be read ({error}); make it readable or remove it")
+
+
+def _tail(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, size - TAIL_BYTES))
+        return file.read()
+
+
+def _check(path: Path, head: bytes, tail: bytes, content: bytes | None) -> None:
+    """Decode a file only where its ends are not those of a whole image."""
+    size = path.stat().st_size if content is None else len(content)
+    if not looks_whole(head[:TAIL_BYTES], tail[-TAIL_BYTES:], size):
+        read_image(path, content)

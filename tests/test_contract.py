@@ -1,0 +1,366 @@
+"""The harness keeps its side of the contract: toy methods that use every hook, through the real trainer."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sdbench import checkpoint, registry
+from sdbench.session import Session
+from sdbench.spec import Options, TrialResult
+from sdbench.store import Store
+from sdbench.tiny import TinyTask
+from sdbench.train import run_trial
+
+PLUGINS = sorted((Path(__file__).parent / "plugins").glob("toy_*.py"))
+TASK = TinyTask(num_train=26, batch_size=12, epochs=4)
+STEPS = 3
+
+# Images forwarded per labelled image, with and without gradient. "toy_carry" is worked out in its own test.
+PASSES = {
+    "toy_average": (1, 1),
+    "toy_base": (1, 0),
+    "toy_base+toy_mix": (1, 0),
+    "toy_classes": (1, 0),
+    "toy_epoch": (1, 0),
+    "toy_head": (1, 0),
+    "toy_journal": (1, 0),
+    "toy_manifold": (1, 0),
+    "toy_mix": (1, 0),
+    "toy_noise": (1, 0),
+    "toy_one_partner": (2, 0),
+    "toy_partners_in_batch": (4, 0),
+    "toy_per_sample": (1, 0),
+    "toy_progress": (1, 0),
+    "toy_snapshot": (1, 1),
+    "toy_three_generations": (1, 1),
+    "toy_two_generations": (1, 1),
+    "toy_two_partners": (3, 0),
+    "toy_unmixable": (1, 0),
+    "toy_validation": (1, 0),
+    "toy_views": (2, 0),
+}
+TOYS = sorted([*PASSES, "toy_carry"])
+
+
+@pytest.fixture(autouse=True)
+def _toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The toy methods, known for the time of one test; what a trial sets for the process is put back."""
+    registry.load_builtin()
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    monkeypatch.setattr(registry, "_ORIGIN", dict(registry._ORIGIN))
+    for path in PLUGINS:
+        registry.load_plugin(path)
+    yield
+    torch.use_deterministic_algorithms(False)
+    for name in [n for n in sys.modules if n.startswith("sdbench_plugin_")]:
+        del sys.modules[name]
+
+
+def params_of(name: str) -> dict[str, Any]:
+    base, _, mixer = name.partition("+")
+    own = registry.resolve(base, "tiny", {})
+    return own | {f"{mixer}.{k}": v for k, v in (registry.resolve(mixer, "tiny", {}) if mixer else {}).items()}
+
+
+def open_toy(name: str) -> Session:
+    return TASK.session(TASK.trial(name, params_of(name)))
+
+
+def run(name: str, folder: Path, interrupt_after: int | None = None) -> tuple[TrialResult, Path]:
+    """Train through the trainer; interrupted in the middle of the epoch after ``interrupt_after``."""
+    trial, store = TASK.trial(name, params_of(name)), Store(folder)
+    options = Options(device="cpu", keep_checkpoints=True)
+    if interrupt_after is not None:
+        steps = open_toy(name).steps
+        asked = itertools.count()
+        limit = interrupt_after * steps + steps // 2
+        stopped = run_trial(trial, store, options, stop=lambda: next(asked) >= limit, opener=TASK.open)
+        assert stopped.status == "interrupted"
+        assert stopped.epochs_done == interrupt_after
+    result = run_trial(trial, store, options, opener=TASK.open)
+    assert result.status == "ok", result.reason
+    return result, store.folder(trial.spec, trial.id)
+
+
+def method_state(folder: Path) -> dict[str, torch.Tensor]:
+    state = checkpoint.load(folder / "checkpoint")
+    assert state is not None
+    return state["session"]["method"]
+
+
+def curve(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "images_per_s"} for line in lines]
+
+
+def test_every_toy_is_listed_here() -> None:
+    """A new toy must be added to the table, or it would not be tried."""
+    toys = {name for name in registry.names() if name.startswith("toy_")}
+    assert {part for name in TOYS for part in name.split("+")} == toys
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_interrupted_and_resumed_equals_straight(name: str, tmp_path: Path) -> None:
+    straight, one = run(name, tmp_path / "one")
+    resumed, other = run(name, tmp_path / "other", interrupt_after=2)
+    assert resumed.resumes == (2,)
+    assert straight.resumes == ()
+    assert (one / "network.safetensors").read_bytes() == (other / "network.safetensors").read_bytes()
+    assert (one / "logits.safetensors").read_bytes() == (other / "logits.safetensors").read_bytes()
+    assert straight.metrics == resumed.metrics
+    assert curve(one) == curve(other)
+    before, after = method_state(one), method_state(other)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    counted = ("labelled_images", "images_with_gradient", "images_without_gradient", "auxiliary_parameters")
+    assert all(getattr(straight.cost, key) == getattr(resumed.cost, key) for key in counted)
+
+
+def test_weights_depend_on_the_method_and_training_moves_them(tmp_path: Path) -> None:
+    """The comparisons above would pass for a trainer that does nothing."""
+    digests = {
+        (run(n, tmp_path / n)[1] / "network.safetensors").read_bytes() for n in ("toy_base", "toy_head", "toy_mix")
+    }
+    assert len(digests) == 3
+    session = open_toy("toy_base")
+    before = copy.deepcopy(session.network.state_dict())
+    session.begin_epoch(0)
+    session.step(next(session.batches(0)), 0.1, 0.0)
+    assert all(not torch.equal(before[k], p) for k, p in session.network.named_parameters())
+
+
+@pytest.mark.parametrize("name", sorted(PASSES))
+def test_images_forwarded_are_counted(name: str, tmp_path: Path) -> None:
+    cost = run(name, tmp_path)[0].cost
+    assert cost is not None
+    assert cost.labelled_images == 4 * 26
+    assert (cost.images_with_gradient, cost.images_without_gradient) == tuple(104 * n for n in PASSES[name])
+
+
+def test_carried_images_are_counted(tmp_path: Path) -> None:
+    """Batches of 12, 12 and 2: each step forwards its own images and those of the step before."""
+    cost = run("toy_carry", tmp_path)[0].cost
+    assert cost is not None
+    own = [12, 12, 2] * 4
+    assert cost.images_with_gradient == sum(own) + sum(own[:-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "state_bytes"),
+    [
+        ("toy_base", 0, 4),
+        ("toy_head", 16 * 10 + 10, 0),
+        ("toy_per_sample", 0, 4 * (26 * 10 + 1)),
+        ("toy_carry", 0, 4 * 12 * (3 * 16 * 16 + 10) + 8),
+        ("toy_base+toy_mix", 0, 4),
+        ("toy_classes", 0, 4 * 10 * (2 * 16 * 16 * 16 + 1)),
+    ],
+)
+def test_parameters_and_state_are_counted(name: str, parameters: int, state_bytes: int) -> None:
+    session = open_toy(name)
+    assert session.auxiliary_parameters() == parameters
+    assert session.state_bytes() == state_bytes
+
+
+def test_a_frozen_network_is_state_and_never_trained() -> None:
+    session = open_toy("toy_snapshot")
+    whole = sum(t.numel() * t.element_size() for t in session.network.state_dict().values())
+    assert session.state_bytes() == whole
+    assert session.auxiliary_parameters() == 0
+
+
+def test_hooks_are_called_in_order(tmp_path: Path) -> None:
+    journal = registry.load_plugin(Path(__file__).parent / "plugins" / "toy_journal.py").JOURNAL
+    journal.clear()
+    run("toy_journal", tmp_path)
+    (first, task), *rest = journal
+    assert first == "setup"
+    assert (task.num_classes, task.num_train, task.batch_size, task.epochs) == (10, 26, 12, 4)
+    assert task.teacher is None
+    assert isinstance(task.generator, torch.Generator)
+    expected: list[tuple[Any, ...]] = []
+    for epoch in range(4):
+        expected.append(("before_epoch", epoch, 4))
+        for step, size in enumerate((12, 12, 2)):
+            progress = torch.tensor((epoch * 3 + step) / 12).item()
+            expected += [("loss", progress, size, True, True), ("after_step", False)]
+        expected += [("after_epoch", False), ("after_validation", (10, 10), (10,), False)]
+    assert rest == expected
+
+
+def test_views_and_partners_are_handed_over() -> None:
+    for name, views, partners, size in [
+        ("toy_views", 1, 0, 12),
+        ("toy_one_partner", 0, 1, 12),
+        ("toy_two_partners", 0, 2, 12),
+        ("toy_partners_in_batch", 0, 3, 3),
+        ("toy_base", 0, 0, 12),
+    ]:
+        batch = next(open_toy(name).batches(0))
+        assert (len(batch.views), len(batch.partners)) == (views, partners)
+        assert batch.labels.shape == batch.index.shape == (size,)
+        further = [*batch.views, *batch.partners]
+        assert all(t.shape == batch.images.shape == (size, 3, 16, 16) for t in further)
+        assert all(not torch.equal(t, batch.images) for t in further)
+
+
+def test_methods_of_one_seed_are_paired(tmp_path: Path) -> None:
+    """Same weights and same first images, whatever else a method asks for or builds."""
+    results = [
+        run(name, tmp_path / name)[0] for name in ("toy_base", "toy_views", "toy_head", "toy_mix", "toy_average")
+    ]
+    assert len({result.pairing for result in results if result.pairing}) == 1
+
+
+def test_an_auxiliary_head_is_trained() -> None:
+    session = open_toy("toy_head")
+    before = {k: v.clone() for k, v in session.method.state_dict().items()}
+    session.begin_epoch(0)
+    session.step(next(session.batches(0)), 0.1, 0.0)
+    assert all(not torch.equal(before[k], v) for k, v in session.method.state_dict().items())
+
+
+def test_moving_average_follows_the_weights() -> None:
+    session = open_toy("toy_average")
+    expected = [p.detach().double().clone() for p in session.network.parameters()]
+    for epoch in range(2):
+        session.begin_epoch(epoch)
+        for batch in session.batches(epoch):
+            session.step(batch, 0.05, 0.0)
+            expected = [0.9 * m + 0.1 * p.detach() for m, p in zip(expected, session.network.parameters(), strict=True)]
+        session.end_epoch()
+    teacher = list(session.method.teacher.parameters())
+    assert all(not p.requires_grad for p in teacher)
+    for mean, wanted in zip(teacher, expected, strict=True):
+        torch.testing.assert_close(mean.double(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_snapshot_is_that_of_the_last_epoch() -> None:
+    session = open_toy("toy_snapshot")
+    for epoch in range(2):
+        session.begin_epoch(epoch)
+        for batch in session.batches(epoch):
+            session.step(batch, 0.05, 0.0)
+        assert not session.method.teacher.training
+        session.end_epoch()
+    end = session.network.state_dict()
+    assert all(torch.equal(v, end[k]) for k, v in session.method.teacher.state_dict().items())
+
+
+def test_memory_holds_what_each_image_was_given() -> None:
+    session = open_toy("toy_per_sample")
+    seen = torch.zeros(26, 10)
+    caught: list[torch.Tensor] = []
+    session.network.register_forward_hook(lambda _m, _i, output: caught.append(output.logits.detach()))
+    session.begin_epoch(0)
+    for batch in session.batches(0):
+        session.step(batch, 0.05, 0.0)
+        seen[batch.index] = caught[-1].softmax(1)
+    assert torch.equal(session.method.past, seen)
+    assert (seen.sum(1) > 0.99).all()
+
+
+def test_class_counts_are_those_of_the_training_set(tmp_path: Path) -> None:
+    counts = method_state(run("toy_classes", tmp_path)[1])["counts"]
+    assert counts.sum().item() == 4 * 26
+    assert set(counts.tolist()) == {8.0, 12.0}  # 26 images of 10 classes: four have two, six have three
+
+
+def test_carried_batch_has_a_count_of_what_is_valid() -> None:
+    session = open_toy("toy_carry")
+    session.begin_epoch(0)
+    batches = list(session.batches(0))
+    first = session.step(batches[0], 0.05, 0.0)["consistency"].item()
+    later = session.step(batches[1], 0.05, 0.0)["consistency"].item()
+    assert first == 0
+    assert later > 0
+    session.step(batches[2], 0.05, 0.0)
+    assert int(session.method.valid) == len(batches[2].labels) == 2
+    assert torch.equal(session.method.images[:2], batches[2].images)
+    assert session.method.images.shape == (12, 3, 16, 16)
+
+
+def test_epoch_buffer_has_the_value_of_its_epoch(tmp_path: Path) -> None:
+    _, folder = run("toy_epoch", tmp_path)
+    assert method_state(folder)["smoothing"].item() == pytest.approx(0.3)
+
+
+def test_validation_error_is_measured_on_held_out_images(tmp_path: Path) -> None:
+    _, folder = run("toy_validation", tmp_path)
+    state = method_state(folder)
+    assert int(state["seen"]) == 4 * 10
+    session = open_toy("toy_validation")
+    session.network.load_state_dict(checkpoint.load(folder / "checkpoint")["session"]["network"])
+    session.network.eval()
+    images, labels = next(session.data.validation_batches(99, torch.float32))
+    with torch.no_grad():
+        wrong = session.network(images).logits.argmax(1) != labels
+    assert state["error"].item() == pytest.approx(wrong.float().mean().item())
+
+
+def test_teacher_is_frozen_and_survives() -> None:
+    session = open_toy("toy_three_generations")
+    teacher = session.method.teacher
+    before = copy.deepcopy(teacher.state_dict())
+    for epoch in range(2):
+        session.begin_epoch(epoch)
+        for batch in session.batches(epoch):
+            session.step(batch, 0.05, 0.0)
+    assert not teacher.training
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+    assert all(torch.equal(before[k], v) for k, v in teacher.state_dict().items())
+
+
+def test_mixing_draws_are_those_of_the_epoch_alone() -> None:
+    """The stream of mixing is a function of the seed and the epoch, whatever was drawn before."""
+    one, other = open_toy("toy_mix"), open_toy("toy_base+toy_mix")
+    for batch in one.batches(0):
+        one.begin_epoch(0)
+        one.step(batch, 0.05, 0.0)
+    losses = []
+    for session in (one, other):
+        session.network.load_state_dict(other.network.state_dict())
+        session.begin_epoch(3)
+        losses.append(session.step(next(session.batches(3)), 0.05, 0.0)["ce"].item())
+    assert losses[0] == losses[1]
+
+
+def test_edit_replaces_maps_on_their_way() -> None:
+    """The logits of an edited pass are those of the rest of the network on the edited map."""
+    network = open_toy("toy_manifold").network.eval()
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    seen: list[int] = []
+
+    def halve(stage: int, features: torch.Tensor) -> torch.Tensor:
+        seen.append(stage)
+        return features / 2 if stage == 1 else features
+
+    with torch.no_grad():
+        plain, edited = network(images), network(images, edit=halve)
+        last = network.stages[2](plain.stages[1] / 2)
+        expected = F.linear(last.mean((2, 3)), network.classifier.weight, network.classifier.bias)
+    assert seen == [0, 1, 2]
+    torch.testing.assert_close(edited.logits, expected)
+    assert not torch.allclose(edited.logits, plain.logits)
+
+
+def test_a_bf16_trial_resumes_too(tmp_path: Path) -> None:
+    trial = TASK.trial("toy_carry", {}, precision="bf16")
+    options, asked = Options(device="cpu"), itertools.count()
+    straight, interrupted = Store(tmp_path / "one"), Store(tmp_path / "other")
+    first = run_trial(trial, straight, options, opener=TASK.open)
+    run_trial(trial, interrupted, options, stop=lambda: next(asked) >= 2 * STEPS, opener=TASK.open)
+    second = run_trial(trial, interrupted, options, opener=TASK.open)
+    assert (first.status, second.status, second.resumes) == ("ok", "ok", (2,))
+    one, other = (store.folder(trial.spec, trial.id) / "network.safetensors" for store in (straight, interrupted))
+    assert one.read_bytes() == other.read_bytes()

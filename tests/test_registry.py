@@ -1,0 +1,382 @@
+"""Names, plug-ins, entry points and hyper-parameters: what is accepted, and what is said where it is not."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from sdbench import Batch, Choice, LogUniform, Method, Mixed, Output, Terms, Uniform, get, names, register, registry
+from sdbench.errors import UserError
+from sdbench.method import Combination
+
+HEADER = "from sdbench import *\nfrom typing import *\nimport torch\n"
+
+
+@pytest.fixture(autouse=True)
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    registry.load_builtin()
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    monkeypatch.setattr(registry, "_ORIGIN", dict(registry._ORIGIN))
+    yield
+    for name in [n for n in sys.modules if n.startswith(("sdbench_plugin_", "toy_neighbour"))]:
+        del sys.modules[name]
+
+
+class Plain(Method):
+    """Does what a method must and no more."""
+
+    def criterion(self, output: Output, batch: Batch, progress: Any) -> Terms:
+        return {"sum": output.logits.sum()}
+
+
+class Valued(Plain):
+    """One hyper-parameter of each kind."""
+
+    space = {"weight": LogUniform(0.1, 10.0), "power": Uniform(0, 2), "depth": Choice(1, 2, 4)}
+    recommended = {"cifar100": {"weight": 2.0, "power": 1}}
+
+    def __init__(
+        self,
+        *,
+        weight: float = 0.5,
+        power: float = 1.5,
+        depth: int = 1,
+        normalize: bool = True,
+        spread: Literal["all", "others"] = "all",
+        note: str = "",
+    ) -> None:
+        super().__init__()
+        self.values = (weight, power, depth, normalize, spread, note)
+
+
+class Mixer(Method):
+    """Mixes nothing, by a factor."""
+
+    def __init__(self, *, alpha: float = 1.0, weight: float = 3.0) -> None:
+        super().__init__()
+        self.values = (alpha, weight)
+
+    def mix(self, batch: Batch, generator: Any) -> Mixed:
+        return Mixed(batch.images, batch.labels, 1.0)
+
+
+def plugin(folder: Path, code: str, name: str = "toy_plugin.py") -> Path:
+    path = folder / name
+    path.write_text(HEADER + code)
+    return path
+
+
+def method_code(name: str, body: str = "") -> str:
+    lines = body or "    def criterion(self, output, batch, progress): return {'x': output.logits.sum()}"
+    return f"@register({name!r})\nclass M(Method):\n{lines}\n"
+
+
+def problems(error: pytest.ExceptionInfo[UserError]) -> str:
+    return "\n".join(error.value.problems)
+
+
+# Names -------------------------------------------------------------------------------------------------------
+
+
+def test_the_fixed_names_are_there() -> None:
+    assert {"ce", "ls", "cskd", "byot", "pskd", "zipf"} <= set(names())
+    assert names() == sorted(names())
+    assert registry.baseline_name() == "ce"
+    assert registry.core_names()[0] == "ce"
+    assert {"ls", "cskd", "byot", "pskd", "zipf"} == set(registry.core_names()[1:])
+
+
+def test_an_unknown_name_lists_near_matches() -> None:
+    with pytest.raises(
+        UserError, match=r"unknown method 'zpf'; did you mean 'zipf'\?.*Known: .*ce.*sdbench list methods"
+    ):
+        get("zpf")
+
+
+def test_a_registered_class_knows_its_name_and_sources() -> None:
+    cls = register("toy_plain", paper="https://example.org/p", official="a/b@c")(Plain)
+    assert get("toy_plain") is cls is Plain
+    assert (cls.name, cls.paper, cls.official) == ("toy_plain", "https://example.org/p", "a/b@c")
+
+
+def test_a_taken_name_is_refused_and_the_first_stays() -> None:
+    first = get("ce")
+    with pytest.raises(UserError, match=r"'ce' is taken by .*choose another name"):
+        register("ce")(Plain)
+    assert get("ce") is first
+
+
+@pytest.mark.parametrize("name", ["", "Zipf", "2x", "a-b", "a+b", "a b", "ä", "a" * 65, "a/b", "_a", "zipf\n"])
+def test_malformed_names_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="use lower-case letters, digits and underscores"):
+        register(name)(Plain)
+
+
+def test_only_methods_can_be_registered() -> None:
+    with pytest.raises(UserError, match=r"derive .* from sdbench\.Method"):
+        register("toy_object")(object)  # type: ignore[type-var]
+
+
+def test_a_method_must_do_something() -> None:
+    class Idle(Method):
+        pass
+
+    with pytest.raises(UserError, match="override criterion"):
+        register("toy_idle")(Idle)
+    assert "toy_idle" not in names()
+
+
+def test_there_is_one_baseline_and_it_is_not_inherited() -> None:
+    class SecondBaseline(Plain):
+        baseline = True
+
+    with pytest.raises(UserError, match="'ce' is the baseline"):
+        register("toy_baseline")(SecondBaseline)
+
+    class Heir(get("ce")):  # type: ignore[misc]
+        pass
+
+    register("a_toy_heir")(Heir)
+    assert registry.baseline_name() == "ce"
+    assert "a_toy_heir" not in registry.core_names()
+
+
+def test_every_mistake_in_a_signature_is_named_at_once() -> None:
+    class Wrong(Plain):
+        space = {"missing": Uniform(0, 1)}
+
+        def __init__(self, positional: float = 1.0, *, bare: float, untyped=1, listed: list[int] = [], **rest: float):  # noqa: B006
+            super().__init__()
+
+    with pytest.raises(UserError) as error:
+        register("toy_wrong")(Wrong)
+    text = problems(error)
+    for word in ("'positional' must be keyword-only", "'bare' must be", "annotate 'untyped'", "annotate 'listed'"):
+        assert word in text
+    assert "'rest' must be" in text
+    assert "'missing' is in space, recommended or neutral but not in __init__" in text
+
+
+# Hyper-parameters --------------------------------------------------------------------------------------------
+
+
+def test_hyper_parameters_are_read_off_the_signature() -> None:
+    known = registry.parameters(Valued)
+    assert list(known) == ["weight", "power", "depth", "normalize", "spread", "note"]
+    assert [p.type for p in known.values()] == [float, float, int, bool, str, str]
+    assert [p.default for p in known.values()] == [0.5, 1.5, 1, True, "all", ""]
+    assert known["weight"].range == LogUniform(0.1, 10.0)
+    assert known["spread"].range == Choice("all", "others")
+    assert known["normalize"].range is None
+    assert registry.parameters(Plain) == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("weight", "2", 2.0),
+        ("weight", "1e-1", 0.1),
+        ("depth", "4", 4),
+        ("normalize", "False", False),
+        ("normalize", "yes", True),
+        ("normalize", "0", False),
+        ("spread", "others", "others"),
+        ("note", "1", "1"),
+    ],
+)
+def test_texts_become_values_of_the_right_type(key: str, text: str, value: object) -> None:
+    parsed = registry.parameters(Valued)[key].parse(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+    assert registry.parameters(Valued)[key].problem(parsed) == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "words"),
+    [("weight", "much", "a number"), ("depth", "1.5", "an integer"), ("normalize", "maybe", "true or false")],
+)
+def test_texts_that_are_no_value_say_what_was_expected(key: str, text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        registry.parameters(Valued)[key].parse(text)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("weight", 11.0, "11.0 is outside"),
+        ("weight", 0.05, "0.05 is outside"),
+        ("weight", -1.0, "outside"),
+        ("weight", float("nan"), "finite"),
+        ("weight", float("inf"), "finite"),
+        ("weight", True, "expected float"),
+        ("weight", "1", "expected float"),
+        ("power", 2.0001, "outside"),
+        ("depth", 3, "one of 1, 2, 4"),
+        ("depth", True, "expected int"),
+        ("depth", 2.0, "expected int"),
+        ("normalize", 1, "expected bool"),
+        ("spread", "some", "one of all, others"),
+    ],
+)
+def test_values_outside_type_or_range_are_refused(key: str, value: object, words: str) -> None:
+    assert words in registry.parameters(Valued)[key].problem(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("weight", 0.1), ("weight", 10), ("weight", 0), ("power", 0), ("power", 2), ("depth", 4)]
+)
+def test_end_points_and_zero_are_allowed(key: str, value: object) -> None:
+    assert registry.parameters(Valued)[key].problem(value) == ""
+
+
+def test_default_gives_way_to_recommended_and_that_to_given() -> None:
+    register("toy_valued")(Valued)
+    plain = {"weight": 0.5, "power": 1.5, "depth": 1, "normalize": True, "spread": "all", "note": ""}
+    assert registry.resolve("toy_valued", "cifar10", {}) == plain
+    assert registry.resolve("toy_valued", "cifar100", {}) == plain | {"weight": 2.0, "power": 1.0}
+    assert registry.resolve("toy_valued", "cifar100", {"weight": 3.0}) == plain | {"weight": 3.0, "power": 1.0}
+
+
+def test_an_integer_given_for_a_float_is_the_same_identity() -> None:
+    register("toy_valued")(Valued)
+    resolved = registry.resolve("toy_valued", "cifar10", {"power": 1, "depth": 2})
+    assert type(resolved["power"]) is float
+    assert type(resolved["depth"]) is int
+
+
+# Building ----------------------------------------------------------------------------------------------------
+
+
+def test_building_hands_over_every_value() -> None:
+    register("toy_valued")(Valued)
+    built = registry.build("toy_valued", {"weight": 1.0, "power": 0.0, "depth": 2, "normalize": False, "note": "n"})
+    assert built.values == (1.0, 0.0, 2, False, "all", "n")
+
+
+def test_a_combination_splits_the_values_by_prefix() -> None:
+    register("toy_valued")(Valued)
+    register("toy_mixer")(Mixer)
+    built = registry.build("toy_valued+toy_mixer", {"weight": 1.0, "toy_mixer.weight": 9.0, "toy_mixer.alpha": 0.2})
+    assert isinstance(built, Combination)
+    assert built.base.values[0] == 1.0
+    assert built.mixer.values == (0.2, 9.0)
+
+
+def test_a_mixing_method_alone_is_blended_with_itself() -> None:
+    register("toy_mixer")(Mixer)
+    built = registry.build("toy_mixer", {"alpha": 0.3})
+    assert isinstance(built, Combination)
+    assert built.base is built.mixer
+    assert built.base.values == (0.3, 3.0)
+
+
+def test_combinations_that_cannot_be_are_refused_with_the_reason() -> None:
+    class Remembers(Plain):
+        refuses_mixing = "it keeps a row for each image"
+
+    class Paired(Plain):
+        partners = 1
+
+    for name, cls in [("toy_mixer", Mixer), ("toy_plain", Plain), ("toy_remembers", Remembers), ("toy_paired", Paired)]:
+        register(name)(cls)
+    with pytest.raises(UserError, match="toy_plain does not mix images; the second name must be"):
+        registry.build("ce+toy_plain", {})
+    with pytest.raises(UserError, match="toy_remembers cannot be trained on mixed images: it keeps a row for each"):
+        registry.build("toy_remembers+toy_mixer", {})
+    with pytest.raises(UserError, match="toy_paired cannot be trained on mixed images: it needs partners"):
+        registry.build("toy_paired+toy_mixer", {})
+    with pytest.raises(UserError, match="toy_mixer cannot be trained on mixed images: it mixes images itself"):
+        registry.build("toy_mixer+toy_mixer", {})
+
+
+# Plug-ins ----------------------------------------------------------------------------------------------------
+
+
+def test_a_plug_in_is_loaded_once_and_its_origin_is_known(tmp_path: Path) -> None:
+    path = plugin(tmp_path, method_code("toy_a"))
+    module = registry.load_plugin(path)
+    assert registry.load_plugin(str(path)) is module
+    assert get("toy_a") is module.M
+    assert registry.origin("toy_a") == "plug-in toy_plugin.py"
+    assert registry.origin("ce") == "built in"
+
+
+def test_two_plug_ins_of_one_file_name_are_two(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        registry.load_plugin(plugin(tmp_path / folder, method_code(f"toy_{folder}")))
+    assert {"toy_one", "toy_two"} <= set(names())
+
+
+def test_a_plug_in_may_import_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "toy_neighbour.py").write_text("NAME = 'toy_from_neighbour'\n")
+    code = "from toy_neighbour import NAME\n" + method_code("NAME").replace("'NAME'", "NAME")
+    before = list(sys.path)
+    registry.load_plugin(plugin(tmp_path, code))
+    assert "toy_from_neighbour" in names()
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import toy_module_that_is_nowhere\n", "does not import: ModuleNotFoundError"),
+        ("1 / 0\n", "does not import: ZeroDivisionError"),
+        ("def broken(:\n", "does not import: SyntaxError"),
+        ("raise SystemExit(1)\n", "does not import: SystemExit"),
+        (method_code("ce"), "'ce' is taken"),
+        (method_code("Toy"), "use lower-case letters"),
+    ],
+)
+def test_a_plug_in_that_does_not_import_leaves_nothing_behind(tmp_path: Path, code: str, words: str) -> None:
+    before = names()
+    path = plugin(tmp_path, method_code("toy_half") + code)
+    for _ in range(2):  # a second try must fail like the first, not find a half-loaded module
+        with pytest.raises(UserError, match=words) as error:
+            registry.load_plugin(path)
+        assert "toy_plugin.py" in problems(error)
+        assert names() == before
+
+
+def test_a_plug_in_that_registers_nothing_says_what_to_add(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="registers no method; decorate its class with @register"):
+        registry.load_plugin(plugin(tmp_path, "x = 1\n"))
+
+
+def test_a_missing_or_wrong_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.py: no such file"):
+        registry.load_plugin(tmp_path / "nowhere.py")
+    (tmp_path / "method.txt").write_text("x = 1\n")
+    with pytest.raises(UserError, match=r"not a Python file; it must end in \.py"):
+        registry.load_plugin(tmp_path / "method.txt")
+
+
+class Point:
+    """Stands for an entry point of an installed package."""
+
+    def __init__(self, loader: Any) -> None:
+        self.name, self.value, self.load = "methods", "package.module", loader
+        self.dist = types.SimpleNamespace(name="toy-package")
+
+
+def with_entry_point(monkeypatch: pytest.MonkeyPatch, loader: Any) -> None:
+    monkeypatch.setattr(registry, "_builtin_loaded", False)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Point(loader)] if group == "sdbench.methods" else [])
+
+
+def test_an_installed_package_offers_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_entry_point(monkeypatch, lambda: register("toy_installed")(Plain))
+    assert "toy_installed" in names()
+    assert registry.origin("toy_installed") == "entry point of toy-package"
+
+
+def test_an_installed_package_that_does_not_import_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_entry_point(monkeypatch, lambda: 1 / 0)
+    with pytest.raises(UserError, match=r"toy-package offers .*'package\.module', which does not import: ZeroDivision"):
+        names()
