@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def card(name: str, plugins: Sequence[str], as_json: bool) -> str:
         return PROTOCOLS[name].model_dump_json(indent=1)
     for found in (data.DATASETS.get(name), zoo.MODELS.get(name)):
         if found is not None:
-            plain = {k: v for k, v in vars(found).items()}
+            plain = asdict(found)
             return json.dumps(plain, indent=1) if as_json else tabulate(list(plain.items()), tablefmt="plain")
     raise UserError(unknown("name", name, [*registry.names(), *data.DATASETS, *zoo.MODELS, *PROTOCOLS]))
 

@@ -71,7 +71,7 @@ PROTOCOLS: dict[str, Protocol] = {
             version="1",
             summary="a few epochs with warm-up and cosine: shows the tool at work, ranks nothing",
             epochs=4,
-            recipe=Recipe(epochs=4, schedule="cosine"),
+            recipe=Recipe(epochs=4, schedule="cosine", lr=0.25),
             warmup_share=0.25,
             seeds=(0, 1),
             network="resnet8",

@@ -54,8 +54,8 @@ class DataSet(ABC):
         train = torch.as_tensor(labels["train"], dtype=torch.int64)
         self._kept, self._held = hold_out(train, split)
         self._roster = Roster(train[self._kept])
-        self._labels = to_device(self._roster.labels, device)
-        self._validation_labels = to_device(train[self._held], device)
+        self._labels = self._roster.labels.to(device)
+        self._validation_labels = train[self._held].to(device)
         self._test_labels = torch.as_tensor(labels["test"], dtype=torch.int64).to(device)
         self._normalize = Normalizer(info.mean, info.std, facts.image_size, device)
 

@@ -87,6 +87,14 @@ def test_votes_are_those_of_the_upsampled_map(upsample):
     assert torch.equal(local_votes(channels_last, classifier, upsample), expected.T)
 
 
+def test_positions_are_classified_without_recording_gradients():
+    def classify(features):
+        assert not torch.is_grad_enabled()
+        return features
+
+    local_votes(torch.randn(1, 3, 2, 2, requires_grad=True), classify)
+
+
 def made(network, **coefficients):
     method = ZipfLabelSmoothing(**coefficients)
     method.setup(TASK, network)
@@ -204,6 +212,7 @@ def test_without_weight_it_is_cross_entropy_to_the_bit(staged_network, image_bat
     network, batch = staged_network(), image_batch()
     plain = F.cross_entropy(copy.deepcopy(network)(batch.images).logits, batch.labels)
     terms = made(network, **ZipfLabelSmoothing.neutral).loss(network, batch, PROGRESS)
+    assert list(terms) == ["ce"]  # and no position is classified
     assert torch.equal(sum(terms.values()), plain)
 
 
