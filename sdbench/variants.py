@@ -71,9 +71,7 @@ def _parameters(names: Sequence[str], texts: Sequence[Mapping[str, str]]) -> lis
     return values
 
 
-def _variant(
-    names: Sequence[str], given: Sequence[Mapping[str, Value]], dataset: str
-) -> tuple[str, dict[str, Value]]:
+def _variant(names: Sequence[str], given: Sequence[Mapping[str, Value]], dataset: str) -> tuple[str, dict[str, Value]]:
     """The variant's name and all its hyper-parameters on a data set; the constructor has the last word."""
     params: dict[str, Value] = dict(registry.resolve(names[0], dataset, given[0]))
     for name, own in zip(names[1:], given[1:], strict=True):
@@ -84,9 +82,7 @@ def _variant(
     except UserError:
         raise
     except Exception as error:  # a plug-in's constructor may raise anything
-        raise UserError(
-            f"{combined}: its constructor refuses these values: {type(error).__name__}: {error}"
-        ) from error
+        raise UserError(f"{combined}: its constructor refuses these values: {type(error).__name__}: {error}") from error
     if isinstance(method, Combination) and method.generations > 1 and len(names) > 1:
         raise UserError(f"{combined}: a method of several generations cannot be combined; run it alone")
     return combined, params

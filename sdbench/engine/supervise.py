@@ -47,7 +47,9 @@ def supervise(job: Job, stop: Event, environ: dict[str, str] | None = None) -> S
             continue
     if attempted.timed_out:
         limit = job.options.timeout_s
-        reason = f"no result after --timeout {limit:g} s; a longer limit with --rerun failed goes on from its checkpoint"
+        reason = (
+            f"no result after --timeout {limit:g} s; a longer limit with --rerun failed goes on from its checkpoint"
+        )
         return _write(store, job, "timeout", reason, attempted.log)
     if stop.is_set():
         found = _recorded(store, job)

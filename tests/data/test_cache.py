@@ -69,6 +69,16 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     assert [p.name for p in tmp_path.iterdir()] == ["cache"] * (tmp_path / "cache").exists() + [file.name]
 
 
+def test_a_reader_of_the_old_file_is_not_disturbed(tmp_path: Path) -> None:
+    file = tmp_path / "arrays.safetensors"
+    cache.store_arrays(file, ARRAYS)
+    before = file.read_bytes()
+    with file.open("rb") as reader:
+        cache.store_arrays(file, {"a": np.zeros(99)})
+        assert reader.read() == before
+    assert file.read_bytes() != before
+
+
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDBENCH_CACHE", str(tmp_path / "own"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))

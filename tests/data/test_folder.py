@@ -146,11 +146,12 @@ def test_fingerprints_change_with_content_path_and_size(
     moved = root.with_name("elsewhere")
     shutil.copytree(root, moved)
     assert data.inspect(f"folder:{moved}").fingerprint == found() == seen[0]
-    (root / "train" / "auk" / "0.png").rename(root / "train" / "auk" / "zero.png")
+    # The last file of one class becomes the first of the next: the order of all files stays.
+    (root / "train" / "auk" / "6.png").rename(root / "train" / "auk" / "zero.png")
     seen.append(found())
-    (root / "train" / "auk" / "zero.png").rename(root / "train" / "crow" / "zero.png")
+    (root / "train" / "auk" / "zero.png").rename(root / "train" / "crow" / "!.png")
     seen.append(found())
-    shutil.copy(root / "train" / "crow" / "zero.png", root / "val" / "auk" / "0.png")
+    shutil.copy(root / "train" / "crow" / "!.png", root / "val" / "auk" / "0.png")
     seen.append(found())
     assert len(set(seen)) == 4
     assert all(s.startswith("content:" if limit else "head:") for s in seen)
