@@ -207,6 +207,17 @@ def mixing_obstacle(cls: type[Method], instance: Method) -> str:
     return ""
 
 
+def refuse_other_than_terms(terms: object) -> None:
+    """A loss is a dictionary of named 0-d tensors, so that each term can be logged by its name."""
+    if not (
+        isinstance(terms, dict) and terms and all(isinstance(t, Tensor) and t.numel() == 1 for t in terms.values())
+    ):
+        raise TypeError(
+            "the loss must be a dictionary of named scalar tensors, such as {'ce': F.cross_entropy(logits, labels)}; "
+            f"got {type(terms).__name__}. Take the mean over the batch, and give each term a name"
+        )
+
+
 class Combination(Method):
     """One method's criterion on another's mixed images (``zipf+cutmix``).
 

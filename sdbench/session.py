@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sdbench import data, environment, models, registry
 from sdbench.data.streams import derive_seed
 from sdbench.errors import UserError
-from sdbench.method import Batch, Combination, Method, Task, Terms
+from sdbench.method import Batch, Combination, Method, Task, Terms, refuse_other_than_terms
 from sdbench.network import Network
 from sdbench.spec import Options, Trial, TrialSpec
 from sdbench.store import Store
@@ -93,7 +93,7 @@ class Session:
             group["lr"] = rate
         with self.autocast():
             terms = self.method.loss(self.network, batch, self._progress)
-        _refuse_other_than_terms(terms)
+        refuse_other_than_terms(terms)
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack([term.reshape(()).float() for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
         if self._unused:
@@ -290,15 +290,4 @@ def _refuse_shared(method: nn.Module, network: nn.Module) -> None:
         raise RuntimeError(
             f"the method holds the network's own parameter {shared[0]} as if it were auxiliary. In setup(), keep a "
             "bound method such as network.classify, or network.frozen_copy(), not the network or a module of it"
-        )
-
-
-def _refuse_other_than_terms(terms: object) -> None:
-    """A loss is a dictionary of named 0-d tensors, so that each term can be logged by its name."""
-    if not (
-        isinstance(terms, dict) and terms and all(isinstance(t, Tensor) and t.numel() == 1 for t in terms.values())
-    ):
-        raise TypeError(
-            "the loss must be a dictionary of named scalar tensors, such as {'ce': F.cross_entropy(logits, labels)}; "
-            f"got {type(terms).__name__}. Take the mean over the batch, and give each term a name"
         )
