@@ -182,7 +182,7 @@ def leaderboard(
 
 @app.command()
 def check(
-    names: Annotated[list[str], typer.Argument(help="methods, or all")],
+    names: Annotated[Many, typer.Argument(help="methods, or all; without any, those of --plugin")] = None,
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
@@ -190,7 +190,7 @@ def check(
     with _answers():
         from sdbench import commands
 
-        code = commands.check(names, plugin or [], as_json)
+        code = commands.check(names or [], plugin or [], as_json)
     raise typer.Exit(code)
 
 

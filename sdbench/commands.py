@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from sdbench import boards, registry
+from sdbench.errors import UserError
 from sdbench.plan import Plan, make_plan
 from sdbench.request import Request
 from sdbench.run import execute, summary, to_do
@@ -72,7 +73,10 @@ def check(names: Sequence[str], plugins: Sequence[str], as_json: bool) -> int:
     known_before = set(registry.names())
     for plugin in plugins:
         registry.load_plugin(plugin)
-    chosen = select("method", split_list(names) or sorted(set(registry.names()) - known_before), registry.names())
+    wanted = split_list(names) or sorted(set(registry.names()) - known_before)
+    if not wanted:
+        raise UserError("name the methods to check, or all, or give --plugin FILE; see `sdbench list methods`")
+    chosen = select("method", wanted, registry.names())
     report: dict[str, list[dict[str, Any]]] = {}
     for name in chosen:
         findings = run_checks(name)

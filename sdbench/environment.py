@@ -147,12 +147,14 @@ def _foreign_gpu_processes(device: torch.device) -> list[str]:
         pynvml.nvmlInit()
         try:
             handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-            others = {p.pid for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)} - {os.getpid()}
+            users = len(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
         finally:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
         return [f"the driver does not tell who uses the GPU ({error})"]
-    return [f"{len(others)} other process(es) on the GPU"] if others else []
+    # In a container the driver tells the host's process numbers, so this process is counted, not looked up.
+    others = users - (1 if torch.cuda.is_initialized() and users else 0)
+    return [f"{others} other process(es) on the GPU"] if others else []
 
 
 def peak_resident_bytes() -> int:

@@ -50,10 +50,13 @@ class Monitor:
     def __init__(self, trials: Sequence[Trial], store: Store) -> None:
         self.watched = [Watched(trial, store.folder(trial.spec, trial.id)) for trial in trials]
         self._before = {id(w): _stamp(w.folder / "trial.json") for w in self.watched}
+        self._started = {id(w): _stamp(w.folder / "started.json") for w in self.watched}
 
     def poll(self) -> list[str]:
         told: list[str] = []
         for w in self.watched:
+            if w.status == "waiting" and _stamp(w.folder / "started.json") != self._started[id(w)]:
+                w.status = "running"
             if w.status in ("waiting", "running"):
                 told += self._curve(w)
                 told += self._record(w)

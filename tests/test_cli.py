@@ -220,3 +220,84 @@ def test_help_names_every_verb() -> None:
     assert code == 0
     for verb in ("run", "list", "describe", "leaderboard", "check", "doctor", "show"):
         assert verb in out
+
+
+BROKEN_METHODS = '''
+import torch.nn.functional as F
+from torch import nn
+
+from sdbench import Method, register
+
+
+@register("toy_cli_nan")
+class NaN(Method):
+    """A loss that is not a number."""
+
+    def criterion(self, output, batch, progress):
+        return {"ce": F.cross_entropy(output.logits.float(), batch.labels) * float("nan")}
+
+
+@register("toy_cli_writes")
+class Writes(Method):
+    """Writes into the labels."""
+
+    def criterion(self, output, batch, progress):
+        batch.labels[0] = 0
+        return {"ce": F.cross_entropy(output.logits.float(), batch.labels)}
+
+
+@register("toy_cli_unused")
+class Unused(Method):
+    """An auxiliary parameter that nothing uses."""
+
+    def setup(self, task, network):
+        self.head = nn.Linear(2, 2)
+
+    def criterion(self, output, batch, progress):
+        return {"ce": F.cross_entropy(output.logits.float(), batch.labels)}
+
+
+@register("toy_cli_raises")
+class Raises(Method):
+    """Raises."""
+
+    def criterion(self, output, batch, progress):
+        raise RuntimeError("out of ideas")
+'''
+
+
+def test_check_says_what_to_mend(tmp_path: Path) -> None:
+    """In a process of its own, as an author would run it: the registry here stays clean."""
+    plugin = tmp_path / "broken_methods.py"
+    plugin.write_text(BROKEN_METHODS)
+    command = [sys.executable, "-m", "sdbench", "check", "--plugin", str(plugin), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    report = json.loads(done.stdout)
+    failed = {name: " ".join(f["message"] for f in found if not f["passed"]) for name, found in report.items()}
+    assert "nan" in failed["toy_cli_nan"].lower() or "finite" in failed["toy_cli_nan"]
+    assert "labels" in failed["toy_cli_writes"]
+    assert "head" in failed["toy_cli_unused"]
+    assert "out of ideas" in failed["toy_cli_raises"]
+
+
+def test_check_needs_a_name() -> None:
+    code, _, err = sdbench("check")
+    assert code == 2
+    assert "sdbench list methods" in err
+    code, _, err = sdbench("check", "zpf")
+    assert code == 2
+    assert "did you mean 'zipf'" in err
+
+
+def test_the_options_are_those_that_scripts_rely_on() -> None:
+    """A snapshot of every verb's options: whoever removes or renames one breaks someone's script."""
+    import typer.main
+
+    group = typer.main.get_command(app)
+    found = {
+        name: sorted(option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts))
+        for name, command in group.commands.items()  # type: ignore[attr-defined]
+    }
+    stored = Path(__file__).parent / "options.json"
+    assert found == json.loads(stored.read_text())

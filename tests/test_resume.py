@@ -142,6 +142,13 @@ def test_kill_of_a_trial_is_survived(
     assert bits(tmp_path) == bits(undisturbed)
 
 
+def test_all_methods_of_a_seed_are_paired(undisturbed: Path) -> None:
+    """Same initial weights and same first batch, whatever else a method asks for."""
+    found = records(undisturbed)
+    assert set(found) == {"ce", "pskd", "byot"}
+    assert len({r.pairing for r in found.values()}) == 1
+
+
 def test_the_same_command_again_does_nothing_and_prints_the_same(pictures: Path, undisturbed: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.glob("trials/**/*")}
     first, second = run(command(pictures, undisturbed)), run(command(pictures, undisturbed))
