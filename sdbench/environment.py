@@ -153,7 +153,8 @@ def _foreign_gpu_processes(device: torch.device) -> list[str]:
     except pynvml.NVMLError as error:
         return [f"the driver does not tell who uses the GPU ({error})"]
     # In a container the driver tells the host's process numbers, so this process is counted, not looked up.
-    others = users - (1 if torch.cuda.is_initialized() and users else 0)
+    ours = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    others = users - (1 if ours and users else 0)
     return [f"{others} other process(es) on the GPU"] if others else []
 
 
