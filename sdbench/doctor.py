@@ -103,7 +103,7 @@ def _device() -> Iterator[Fact]:
         return
     if not torch.cuda.is_available():
         yield Fact(
-            "gpu", "warn", "none that torch can use", "trials run on the CPU; ResNet-18 at 200 epochs takes days"
+            "gpu", "warn", "none that torch can use", "trials run on the CPU: choose a small network and few epochs"
         )
         return
     for i in range(torch.cuda.device_count()):
