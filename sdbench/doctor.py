@@ -169,7 +169,7 @@ def _data(data_dir: str | None) -> Iterator[Fact]:
         try:
             where = data.find(name, location)
         except UserError as error:
-            yield Fact(f"data {name}", "warn", str(error))
+            yield Fact(f"data {name}", "warn", "not in the folder given", str(error))
         else:
             remedy = "" if where else "downloaded at first use, or give --data-dir"
             yield Fact(f"data {name}", "ok", "found and verified" if where else "not here yet", remedy)
