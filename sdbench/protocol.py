@@ -69,9 +69,9 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             name="demo",
             version="1",
-            summary="a few epochs with warm-up and cosine: shows the tool at work, ranks nothing",
-            epochs=4,
-            recipe=Recipe(epochs=4, schedule="cosine", lr=0.25),
+            summary="two epochs in small batches, warm-up and cosine: shows the tool at work, ranks nothing",
+            epochs=2,
+            recipe=Recipe(epochs=2, batch_size=32, lr=0.25, schedule="cosine"),
             warmup_share=0.25,
             seeds=(0, 1),
             network="resnet8",

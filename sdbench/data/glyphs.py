@@ -9,9 +9,9 @@ images per class.
 What it is for: trying the harness, tests, and seeing methods differ within minutes on a CPU. What
 it is not: natural images, a benchmark to quote, or evidence about either. Training and test images
 share their fonts and the distribution of every disturbance, no label is wrong, and 100 images per
-class are few. It is soon learned: a ResNet-8 gets about two thirds of the test images right after
-four epochs and nearly all after twelve, so methods are told apart early or not at all. Mirrored
-letters are other shapes, so its recipe crops without flips.
+class are few. It is soon learned: two epochs of a ResNet-8 under the protocol ``demo`` get 69 and
+77 % of the test images right (plain cross-entropy, seeds 0 and 1), so methods are told apart early
+or not at all. Mirrored letters are other shapes, so its recipe crops without flips.
 
 Nothing in it depends on the type of CPU or the number of threads: outlines are flattened and filled
 here rather than by a font renderer, and the rest is single additions, multiplications and

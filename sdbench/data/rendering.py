@@ -24,38 +24,45 @@ class Range:
     high: float
 
 
-LETTER_HEIGHT = Range(13.0, 17.0)
+LETTER_HEIGHT = Range(14.0, 17.0)
 """Pixels."""
-HALF_ANGLE = Range(-0.12, 0.12)
-"""Tangent of half the rotation: up to 14 degrees either way, without a trigonometric function."""
-SHEAR = Range(-0.2, 0.2)
-SHIFT = Range(-2.5, 2.5)
-"""Pixels, in each direction."""
 BACKGROUND = Range(10.0, 110.0)
 """Of each channel, in grey levels of 255."""
 SHADE = Range(-35.0, 35.0)
 """Change of the background from the middle to the edge, along each direction."""
-CONTRAST = Range(60.0, 130.0)
-"""Brightness of a letter above its background."""
-TINT = Range(-25.0, 25.0)
-"""Added to the contrast of each channel."""
-BLUR = Range(0.0, 0.7)
-"""Share of the image blurred by the binomial 3x3 kernel, twice."""
-NOISE = Range(0.0, 40.0)
+TINT = Range(0.75, 1.25)
+"""Factor of the contrast of each channel."""
+
+# What follows grows with an image's difficulty, the square of a uniform number in [0, 1): most images
+# are easy, so that learning sets in early for every seed, and some cannot be read by anyone.
+HALF_ANGLE = Range(-0.16, 0.16)
+"""Tangent of half the rotation: up to 18 degrees either way, without a trigonometric function."""
+SHEAR = Range(-0.25, 0.25)
+SHIFT = Range(-3.5, 3.5)
+"""Pixels, in each direction."""
+CONTRAST = Range(5.0, 140.0)
+"""Brightness of a letter above its background; the low end belongs to the hardest images."""
+NOISE = 80.0
 """Half the width of the triangular noise of each value."""
 
 
 class _Draws:
-    """Uniform numbers, one sequence for each quantity of each part."""
+    """Uniform numbers for the images of one part, one sequence for each quantity."""
 
     def __init__(self, part: str, count: int) -> None:
         self.part, self.count = part, count
+        uniform = self("difficulty", Range(0.0, 1.0))
+        self.difficulty = uniform * uniform
 
     def __call__(self, purpose: str, values: Range, *channels: int) -> Tensor:
-        """[N, *channels] float32; trailing dimensions of one are left to the caller."""
+        """[N, *channels] float32, the same in whichever order quantities are asked for."""
         generator = generator_for("glyphs", VERSION, self.part, purpose)
         uniform = torch.rand((self.count, *channels), generator=generator)
         return uniform * (values.high - values.low) + values.low
+
+    def harder(self, purpose: str, values: Range) -> Tensor:
+        """[N] float32, the closer to zero the easier the image."""
+        return self(purpose, values) * self.difficulty
 
 
 def render(masks: Tensor, labels: Tensor, part: str) -> Tensor:
@@ -67,29 +74,29 @@ def render(masks: Tensor, labels: Tensor, part: str) -> Tensor:
     draw = _Draws(part, count)
     fonts = torch.randint(0, len(masks), (count,), generator=generator_for("glyphs", VERSION, part, "fonts"))
     places = _mask_places(draw)
-    blur = draw("blur", BLUR)
     background, shade = draw("background", BACKGROUND, 3), draw("shade", SHADE, 2)
-    ink = draw("contrast", CONTRAST, 1) + draw("tint", TINT, 3)
-    noise = draw("noise", NOISE)
+    contrast = CONTRAST.high - (CONTRAST.high - CONTRAST.low) * draw.difficulty
+    ink = contrast[:, None] * draw("tint", TINT, 3)
+    noise = NOISE * draw.difficulty
     generator = generator_for("glyphs", VERSION, part, "pixels")
     chunks = []
     for start in range(0, count, CHUNK):
         rows = slice(start, start + CHUNK)
         letters = masks[fonts[rows], labels[rows]]
-        coverage = _soften(_sample(letters, *(place[rows] for place in places)), blur[rows])
+        coverage = _soften(_sample(letters, *(place[rows] for place in places)), draw.difficulty[rows])
         chunks.append(_paint(coverage, background[rows], shade[rows], ink[rows], noise[rows], generator))
     return torch.cat(chunks)
 
 
 def _mask_places(draw: _Draws) -> tuple[Tensor, Tensor]:
     """Where each image's affine map takes its pixels: column and row in the mask, each [N, 32, 32]."""
-    t = draw("rotation", HALF_ANGLE)
+    t = draw.harder("rotation", HALF_ANGLE)
     cosine, sine = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
-    shear, shift = draw("shear", SHEAR), draw("shift", SHIFT, 2)
+    shear, right, down = draw.harder("shear", SHEAR), draw.harder("right", SHIFT), draw.harder("down", SHIFT)
     per_pixel = MASK_SIDE / MASK_UNITS / draw("scale", LETTER_HEIGHT)
     middle = torch.arange(SIDE) - (SIDE - 1) / 2
-    x = middle[None, None, :] - shift[:, 0, None, None]
-    y = middle[None, :, None] - shift[:, 1, None, None]
+    x = middle[None, None, :] - right[:, None, None]
+    y = middle[None, :, None] - down[:, None, None]
     cosine, sine, shear, per_pixel = (v[:, None, None] for v in (cosine, sine, shear, per_pixel))
     turned_x, turned_y = cosine * x + sine * y, cosine * y - sine * x
     centre = (MASK_SIDE - 1) / 2
