@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -34,17 +36,21 @@ class Fact:
 
 def version_line() -> str:
     """sdbench, Python, torch, Ray, CUDA and driver on one line."""
-    from importlib.util import find_spec
-
     versions = environment.versions()
     parts = [f"sdbench {versions.pop('sdbench')}", f"python {versions.pop('python')}"]
     parts += [f"{name} {versions[name]}" for name in ("torch", "torchvision", "ray") if name in versions]
-    if find_spec("torch"):
-        import torch
-
-        parts.append(f"CUDA {torch.version.cuda or 'none'}")
+    parts.append(f"CUDA {_cuda_version() or 'none'}")
     parts.append(f"driver {environment.driver_version() or 'none'}")
     return ", ".join(parts)
+
+
+def _cuda_version() -> str:
+    """The CUDA that torch was built for, read from its files: importing it takes seconds."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return ""
+    found = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)", Path(spec.origin).with_name("version.py").read_text(), re.M)
+    return found[1] if found else ""
 
 
 def examine(results: str, data_dir: str | None) -> list[Fact]:

@@ -59,6 +59,17 @@ def test_help_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("arguments", [["--version"], ["leaderboard"], ["show", "x"], ["list", "runs"]])
+def test_reading_commands_need_no_torch(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom sdbench.cli import app\n"
+        f"CliRunner().invoke(app, {arguments!r})\n"
+        "print([m for m in ('torch', 'ray') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_harness_names_no_method() -> None:
     """Neither an import of a method's module nor a comparison with a method's name."""
     from sdbench import registry
