@@ -2,16 +2,16 @@
 
 Twenty capital letters with five accents make 100 classes in 20 families of five, as CIFAR-100 has
 20 superclasses: classes of one family share their letter and differ in a few pixels. Each image is
-a letter in one of the sixteen text fonts of the DejaVu and STIX families, rotated, scaled, sheared,
-shifted, light on a darker shaded background, blurred and noisy; 32x32 RGB, 100 training and 20 test
-images per class.
+a letter in one of the sixteen text fonts of the DejaVu and STIX families, rotated, sheared, shifted,
+light on a darker shaded background, blurred and noisy; 32x32 RGB, 100 training and 20 test images
+per class. Images differ in difficulty: most are clear, some cannot be read by anyone.
 
 What it is for: trying the harness, tests, and seeing methods differ within minutes on a CPU. What
 it is not: natural images, a benchmark to quote, or evidence about either. Training and test images
 share their fonts and the distribution of every disturbance, no label is wrong, and 100 images per
-class are few. It is soon learned: two epochs of a ResNet-8 under the protocol ``demo`` get 69 and
-77 % of the test images right (plain cross-entropy, seeds 0 and 1), so methods are told apart early
-or not at all. Mirrored letters are other shapes, so its recipe crops without flips.
+class are few. Two epochs of a ResNet-8 under the protocol ``demo`` get 69 and 77 percent of the test
+images right (plain cross-entropy, seeds 0 and 1). Mirrored letters are other shapes, so its recipe
+crops without flips.
 
 Nothing in it depends on the type of CPU or the number of threads: outlines are flattened and filled
 here rather than by a font renderer, and the rest is single additions, multiplications and
