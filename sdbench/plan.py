@@ -45,12 +45,11 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
         problems.attempt(lambda plugin=plugin: registry.load_plugin(plugin))  # type: ignore[misc]
     protocol = _protocol(request, problems)
     overrides = _overrides(request, problems)
-    datasets = _datasets(request, protocol, problems)
     networks = problems.attempt(lambda: select("network", request.model or [protocol.network], list(zoo.MODELS)))
     seeds = _seeds(request, protocol, problems)
     precision = problems.choice("precision", request.precision, ("bf16", "fp32"), "bf16")
     threads = problems.number("threads", request.threads, int, 1, 1024) or 1
-    variants = choose_variants(request.methods or registry.core_names(), [f.name for f in datasets], problems)
+    variants = choose_variants(request.methods or registry.core_names(), _dataset_names(request, problems), problems)
     options = _options(request, protocol, problems, command)
     resources = _resources(request, problems)
     engine = problems.choice("engine", request.engine, ("auto", "ray", "local"), "auto")
@@ -58,6 +57,7 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     baseline = problems.choice("baseline", request.baseline, ("true", "false"), "true") == "true"
     results = Path(request.results or "results").expanduser().absolute()
     problems.attempt(Store(results).prepare)
+    datasets = _datasets(request, problems)  # last: it may download, which only a sound request is worth
     recipes = _recipes(protocol, datasets, overrides, problems)
     if problems.found or networks is None:
         raise UserError(list(dict.fromkeys(problems.found)))
@@ -131,14 +131,24 @@ class DataChoice:
     spec_image_size: int | None
 
 
-def _datasets(request: Request, protocol: Protocol, problems: Problems) -> list[DataChoice]:
+def _dataset_names(request: Request, problems: Problems) -> list[str]:
+    """The names that records hold, of those data sets that exist by name."""
+    names = request.dataset or ("glyphs",)
+    if sum(name.startswith("folder:") for name in names) > 1:
+        problems.found.append("more than one folder: data set in one run; give each a run of its own")
+    found = [problems.attempt(lambda name=name: data.canonical_name(name)) for name in names]  # type: ignore[misc]
+    return [name for name in found if name is not None]
+
+
+def _datasets(request: Request, problems: Problems) -> list[DataChoice]:
+    """The data sets, found and checked; where the request has mistakes already, nothing is downloaded."""
     size = problems.number("image_size", request.image_size, int, 8, 4096)
     location = Path(request.data_dir).expanduser().absolute() if request.data_dir else None
     found = []
-    names = list(request.dataset) or ["glyphs"]
-    if sum(name.startswith("folder:") for name in names) > 1:
-        problems.found.append("more than one folder: data set in one run; give each a run of its own")
-    for name in names:
+    for name in request.dataset or ("glyphs",):
+        if problems.found and name in data.LOCAL_FIRST:
+            problems.attempt(lambda name=name: data.find(name, location))  # type: ignore[misc]
+            continue
         facts = problems.attempt(lambda name=name: data.inspect(name, location, size))  # type: ignore[misc]
         if facts is not None:
             found.append(DataChoice(data.canonical_name(name), facts.fingerprint, facts.augment, size))

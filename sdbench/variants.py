@@ -29,12 +29,12 @@ def choose_variants(
             members = problems.attempt(lambda item=item: parse_variant(item))  # type: ignore[misc]
             if members is not None:
                 chosen.append(([name for name, _ in members], [given for _, given in members]))
-    variants: dict[str, list[tuple[str, dict[str, Value]]]] = {name: [] for name in datasets}
+    variants: dict[str, list[tuple[str, dict[str, Value]]]] = {name: [] for name in datasets or ("",)}
     for members_names, texts in chosen:
         checked = problems.attempt(lambda n=members_names, t=texts: _parameters(n, t))  # type: ignore[misc]
         if checked is None:
             continue
-        for dataset in datasets:
+        for dataset in variants:
             built = problems.attempt(lambda n=members_names, c=checked, d=dataset: _variant(n, c, d))  # type: ignore[misc]
             if built is not None and built not in variants[dataset]:
                 variants[dataset].append(built)

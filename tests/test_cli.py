@@ -92,6 +92,16 @@ def test_a_missing_configuration_file(results: str) -> None:
     assert "nowhere.toml" in err
 
 
+def test_nothing_is_downloaded_for_a_request_with_mistakes(results: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdbench import data
+
+    monkeypatch.delenv("SDBENCH_DATA", raising=False)
+    monkeypatch.setattr(data, "inspect", lambda *_: pytest.fail("the data set was opened"))
+    code, _, err = sdbench("run", "--methods", "zpf", "--dataset", "cifar100", "--results", results)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+
+
 def test_data_dir_without_data(tmp_path: Path, results: str) -> None:
     code, _, err = sdbench("run", "--dataset", "cifar100", "--data-dir", str(tmp_path), "--results", results)
     assert code == 2
