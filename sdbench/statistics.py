@@ -1,4 +1,5 @@
-"""Means over seeds and differences paired by seed. No torch; SciPy is imported when an interval is asked for.
+"""Means over seeds, differences paired by seed, medians over rounds. No torch; SciPy and NumPy are imported when
+an interval is asked for.
 
 Sums are exactly rounded (``math.fsum``), so no result depends on the order of the values.
 """
@@ -67,6 +68,36 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float], confidence
         return PairedDifference(summary.mean, None, None, 1, seeds)
     half = _t_quantile(summary.n - 1, confidence) * summary.std / math.sqrt(summary.n)
     return PairedDifference(summary.mean, summary.mean - half, summary.mean + half, summary.n, seeds)
+
+
+@dataclass(frozen=True, slots=True)
+class MedianInterval:
+    """Median of n values and a bootstrap interval [low, high] of it."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+
+def median_interval(
+    values: Iterable[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> MedianInterval:
+    """Median with its percentile bootstrap interval: quantiles of the medians of resamples, drawn with replacement.
+
+    values: n >= 1 finite numbers. confidence: in (0, 1). resamples: >= 1. seed: of the resampling, so that the
+    same values give the same interval. Of one value the interval has no width. Meant for n >= 20: below, percentile
+    intervals of a median cover less than they say. Raises ValueError for no or non-finite values.
+    """
+    import numpy as np
+
+    found = np.asarray(tuple(values), dtype=np.float64)
+    if not len(found) or not np.isfinite(found).all() or not 0 < confidence < 1:
+        raise ValueError("need at least one value, all finite, and a confidence in (0, 1)")
+    chosen = np.random.default_rng(seed).integers(0, len(found), (resamples, len(found)))
+    medians = np.median(found[chosen], axis=1)
+    low, high = np.quantile(medians, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return MedianInterval(float(np.median(found)), float(low), float(high), len(found))
 
 
 @cache

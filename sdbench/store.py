@@ -21,17 +21,19 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
 from pydantic import ValidationError
 
+from sdbench.cost.records import ProfileResult
 from sdbench.errors import EnvironmentProblem
 from sdbench.spec import SCHEMA_VERSION, Trial, TrialResult, TrialSpec
 
 MAX_RECORD_BYTES = 16 * 2**20
-_SEAL = '"trial.json": "'
 _ZERO = "0" * 64
+
+AnyRecord = TypeVar("AnyRecord", TrialResult, ProfileResult)
 
 
 class DamagedRecord(Exception):
@@ -94,26 +96,28 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def seal(result: TrialResult) -> str:
-    """The text of trial.json, with the record's own SHA-256 (taken with 64 zeros in its place)."""
-    open_ = result.model_copy(update={"checksums": {**result.checksums, "trial.json": _ZERO}})
+def seal(record: TrialResult | ProfileResult, name: str = "trial.json") -> str:
+    """The text of a record, with its own SHA-256 (taken with 64 zeros in its place) under ``name``."""
+    open_ = record.model_copy(update={"checksums": {**record.checksums, name: _ZERO}})
     text = open_.model_dump_json(indent=1) + "\n"
-    return text.replace(_SEAL + _ZERO, _SEAL + hashlib.sha256(text.encode()).hexdigest())
+    mark = f'"{name}": "'
+    return text.replace(mark + _ZERO, mark + hashlib.sha256(text.encode()).hexdigest())
 
 
-def read_result(path: Path) -> TrialResult:
-    """Read and check one record. Raises DamagedRecord where it cannot be trusted, FileNotFoundError
-    where there is none."""
+def read_sealed(path: Path, kind: type[AnyRecord], newest_schema: int) -> AnyRecord:
+    """Read and check one record; its seal stands under its file's name. Raises DamagedRecord where it
+    cannot be trusted, FileNotFoundError where there is none."""
+    name = "trial.json" if kind is TrialResult else path.name
     try:
         if path.stat().st_size > MAX_RECORD_BYTES:
             raise DamagedRecord(f"larger than {MAX_RECORD_BYTES} bytes")
         text = path.read_bytes().decode()
         version = re.search(r'"schema_version": (\d{1,9}),', text)
-        if version and int(version[1]) > SCHEMA_VERSION:
+        if version and int(version[1]) > newest_schema:
             raise DamagedRecord(
-                f"schema {version[1]} is newer than this sdbench reads ({SCHEMA_VERSION}); upgrade sdbench"
+                f"schema {version[1]} is newer than this sdbench reads ({newest_schema}); upgrade sdbench"
             )
-        result = TrialResult.model_validate_json(text)
+        record = kind.model_validate_json(text)
     except FileNotFoundError:
         raise
     except ValidationError as error:
@@ -122,11 +126,17 @@ def read_result(path: Path) -> TrialResult:
         raise DamagedRecord(f"{where}: {first['msg']}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedRecord(f"{type(error).__name__}: {error}") from error
-    expected = result.checksums.get("trial.json", "")
-    opened = text.replace(_SEAL + expected, _SEAL + _ZERO)
+    mark = f'"{name}": "'
+    expected = record.checksums.get(name, "")
+    opened = text.replace(mark + expected, mark + _ZERO)
     if hashlib.sha256(opened.encode()).hexdigest() != expected:
         raise DamagedRecord("its checksum does not match: it was changed after it was written")
-    return result
+    return record
+
+
+def read_result(path: Path) -> TrialResult:
+    """Read and check one trial's record, as ``read_sealed`` does."""
+    return read_sealed(path, TrialResult, SCHEMA_VERSION)
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
@@ -158,7 +168,7 @@ def write_curve(path: Path, lines: list[dict[str, Any]]) -> None:
     write_atomic(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
 
 
-def _component(name: str) -> str:
+def component(name: str) -> str:
     """A name as one path component: no separator, no leading dot."""
     return re.sub(r"[^A-Za-z0-9._+=-]", "-", name).lstrip(".") or "-"
 
@@ -185,11 +195,11 @@ class Store:
 
     def folder(self, spec: TrialSpec, trial_id: str) -> Path:
         parts = (spec.dataset, spec.network, spec.method)
-        return self.trials.joinpath(*map(_component, parts), _component(trial_id))
+        return self.trials.joinpath(*map(component, parts), component(trial_id))
 
     def find(self, trial_id: str) -> Path | None:
         """The folder of a trial by its id, or None."""
-        return next(iter(sorted(self.trials.glob(f"*/*/*/{_component(trial_id)}"))), None)
+        return next(iter(sorted(self.trials.glob(f"*/*/*/{component(trial_id)}"))), None)
 
     def lock(self, folder: Path, timeout: float = -1) -> FileLock:
         """The lock of a trial; a process that dies gives it up."""
