@@ -181,6 +181,76 @@ def leaderboard(
 
 
 @app.command()
+def profile(
+    methods: Methods = None,
+    dataset: Annotated[Text, typer.Option("--dataset", "-d", help="real images instead of noise")] = None,
+    model: Annotated[Text, typer.Option("--model", "-M", help="a network (default: resnet20)")] = None,
+    classes: Annotated[Text, typer.Option(help="number of classes (default: 100)")] = None,
+    image_size: Annotated[Text, typer.Option(help="side in pixels (default: 32)")] = None,
+    batch_size: Annotated[Text, typer.Option("--batch-size", "-b", help="labelled images per step (128)")] = None,
+    precision: Annotated[Text, typer.Option(help="bf16 (autocast) or fp32")] = None,
+    compile_: Annotated[Text, typer.Option("--compile", help="auto, off, graph (GPU) or inductor")] = None,
+    rounds: Annotated[Text, typer.Option(help="least number of rounds (60); more until intervals are narrow")] = None,
+    margin: Annotated[Text, typer.Option(help="ratios within 1 +- this are equal (0.03)")] = None,
+    max_seconds: Annotated[Text, typer.Option(help="limit of the rounds, per value of a sweep: 480, 8m")] = None,
+    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="measure peak memory")] = True,
+    sweep: Annotated[Text, typer.Option(help="classes=100,1000,10000 or batch-size=... or model=...")] = None,
+    device: Annotated[Text, typer.Option(help="auto, cpu or cuda")] = None,
+    data_dir: Annotated[Text, typer.Option(help="where the data lie (or SDBENCH_DATA)")] = None,
+    plugin: Plugins = None,
+    results: Results = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    as_json: Json = False,
+) -> None:
+    """What a training step costs, method beside ce in one process: time, memory, passes, FLOPs.
+
+    Without arguments: the six core methods on a ResNet-20, in at most ten minutes. No data are needed.
+    """
+    given = _given(dict(locals()), "quiet", "as_json")
+    with _answers():
+        from sdbench.cost import commands
+        from sdbench.cost.request import ProfileRequest
+
+        answer, code = commands.run_profile(
+            ProfileRequest.model_validate(given), sys.argv[1:], quiet=quiet, as_json=as_json
+        )
+        typer.echo(answer)
+    raise typer.Exit(code)
+
+
+@app.command()
+def claims(
+    methods: Methods = None,
+    model: Annotated[Text, typer.Option("--model", "-M", help="a network (default: resnet20)")] = None,
+    classes: Annotated[Text, typer.Option(help="number of classes (default: 100)")] = None,
+    max_seconds: Annotated[Text, typer.Option(help="limit of measuring what no profile has yet: 480, 8m")] = None,
+    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="profile what is missing")] = True,
+    device: Annotated[Text, typer.Option(help="auto, cpu or cuda")] = None,
+    format_: Annotated[Text, typer.Option("--format", "-f", help="text, md or json")] = None,
+    plugin: Plugins = None,
+    results: Results = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    as_json: Json = False,
+) -> None:
+    """What papers claim about cost beside what was measured, with a verdict for each entry."""
+    given = _given(dict(locals()), "quiet", "as_json", "format_", "measure")
+    with _answers():
+        from sdbench.cost import commands
+        from sdbench.cost.request import ProfileRequest
+
+        wanted = "json" if as_json else format_ or "text"
+        request = ProfileRequest.model_validate(given)
+        answer, code = commands.run_claims(request, sys.argv[1:], wanted, measure=measure, quiet=quiet)
+        typer.echo(answer, nl=not answer.endswith("\n"))
+    raise typer.Exit(code)
+
+
+def _given(values: dict[str, Any], *others: str) -> dict[str, Any]:
+    """What was typed, under the names of a request's fields."""
+    return {key.rstrip("_"): value for key, value in values.items() if value not in (None, []) and key not in others}
+
+
+@app.command()
 def check(
     names: Annotated[Many, typer.Argument(help="methods, or all; without any, those of --plugin")] = None,
     plugin: Plugins = None,

@@ -6,11 +6,13 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sdbench
 
@@ -133,29 +135,77 @@ def timing_problems(device: torch.device, packed: bool) -> list[str]:
     if load > cores:
         problems.append(f"load {load:.1f} above {cores} cores")
     if device.type == "cuda":
-        problems += _foreign_gpu_processes(device)
+        problems += _foreign_gpu_processes(device) + _fraction_of_gpu(device)
     return problems
 
 
-def _foreign_gpu_processes(device: torch.device) -> list[str]:
-    """Other processes that compute on the same GPU, found by UUID since NVML ignores CUDA_VISIBLE_DEVICES."""
+@contextmanager
+def nvml_handle(device: torch.device) -> Iterator[Any]:
+    """The driver's handle of a GPU, found by UUID since NVML ignores CUDA_VISIBLE_DEVICES; None without one."""
     import pynvml
     import torch
 
-    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
     try:
         pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         try:
             handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-            users = len(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
-        finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError as error:
-        return [f"the driver does not tell who uses the GPU ({error})"]
+        except pynvml.NVMLError:
+            handle = None
+        yield handle
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu_users(device: torch.device) -> list[Any] | None:
+    """Processes that compute on a GPU; None where the driver does not tell."""
+    import pynvml
+
+    with nvml_handle(device) as handle:
+        try:
+            return None if handle is None else list(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
+        except pynvml.NVMLError:
+            return None
+
+
+def _foreign_gpu_processes(device: torch.device) -> list[str]:
+    """Other processes that compute on the same GPU."""
+    import torch
+
+    users = _gpu_users(device)
+    if users is None:
+        return ["the driver does not tell who uses the GPU"]
     # In a container the driver tells the host's process numbers, so this process is counted, not looked up.
     ours = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
-    others = users - (1 if ours and users else 0)
+    others = len(users) - (1 if ours and users else 0)
     return [f"{others} other process(es) on the GPU"] if others else []
+
+
+def _fraction_of_gpu(device: torch.device) -> list[str]:
+    """A slice of a GPU (MIG), or a share of its processors (MPS)."""
+    import torch
+
+    problems = []
+    if "MIG" in torch.cuda.get_device_name(device):
+        problems.append("a MIG slice, not a whole GPU")
+    share = os.environ.get("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "")
+    if share and share != "100":
+        problems.append(f"{share} % of the GPU's processors (CUDA_MPS_ACTIVE_THREAD_PERCENTAGE)")
+    return problems
+
+
+def driver_memory_bytes(device: torch.device) -> int | None:
+    """What the driver counts for this process on a GPU, context and libraries included; None where it does not tell.
+
+    In a container the driver tells process numbers of the host: a process that is alone on the device is this one.
+    """
+    users = _gpu_users(device) or []
+    ours = [u for u in users if u.pid == os.getpid()] or (users if len(users) == 1 else [])
+    return int(ours[0].usedGpuMemory) if ours and ours[0].usedGpuMemory else None
 
 
 def peak_resident_bytes() -> int:

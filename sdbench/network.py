@@ -19,16 +19,47 @@ Edit = Callable[[int, Tensor], Tensor]
 
 @dataclass
 class PassCounter:
-    """Images forwarded so far, by a network and all its frozen copies."""
+    """Images that went through a network and all its copies so far, frozen or not.
+
+    backward: images whose forward pass a backward pass went through, once for each time; counted only
+    while ``watching``, since it takes hooks.
+    """
 
     with_gradient: int = 0
     without_gradient: int = 0
+    backward: int = 0
+    watching: bool = False
 
     def add(self, images: int, *, gradient: bool) -> None:
         if gradient:
             self.with_gradient += images
         else:
             self.without_gradient += images
+
+    def watch(self, output: Output, images: int) -> None:
+        """Count a backward pass through this output, whichever part of it the loss reads.
+
+        The first stage is on the way of every gradient, so the hook that fires most often tells how
+        often the pass was gone through.
+        """
+        fired = [0]
+
+        def hook(seen: list[int]) -> Callable[[Tensor], None]:
+            def count(_: Tensor) -> None:
+                seen[0] += 1
+                if seen[0] > fired[0]:
+                    fired[0] = seen[0]
+                    self.backward += images
+
+            return count
+
+        for part in (output.logits, output.pooled, *output.stages):
+            if part.requires_grad:
+                part.register_hook(hook([0]))  # type: ignore[no-untyped-call]
+
+    def __deepcopy__(self, memo: dict[int, object]) -> PassCounter:
+        """A copy of a network counts with the original: whoever made it, its passes are a cost."""
+        return self
 
 
 class Network(nn.Module):
@@ -49,9 +80,14 @@ class Network(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define _forward(images, edit)")
 
     def forward(self, images: Tensor, edit: Edit | None = None) -> Output:
+        if torch.compiler.is_compiling():  # a compiled step is counted once, in an eager one like it
+            return self._forward(images, edit)
         gradient = torch.is_grad_enabled() and self._pinned_mode is None
         self.passes.add(len(images), gradient=gradient)
-        return self._forward(images, edit)
+        output = self._forward(images, edit)
+        if self.passes.watching:
+            self.passes.watch(output, len(images))
+        return output
 
     @property
     def label(self) -> str:
@@ -83,7 +119,6 @@ class Network(nn.Module):
         """A copy without gradients, pinned to eval mode (or train mode, so that its BatchNorm uses
         batch statistics); its passes count with the original's, as passes without gradient."""
         duplicate = copy.deepcopy(self)
-        duplicate.passes = self.passes
         duplicate.requires_grad_(False)
         duplicate._pinned_mode = train_mode
         duplicate.train(train_mode)

@@ -8,25 +8,23 @@ seed start from the same weights and see the same images.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from sdbench import data, environment, models, registry
+from sdbench import data
+from sdbench.data.dataset import anchors_per_step
 from sdbench.data.streams import derive_seed
-from sdbench.errors import UserError
-from sdbench.method import Batch, Combination, Method, Task, Terms, refuse_other_than_terms
+from sdbench.graph import CapturedStep, CudaRecorder
+from sdbench.method import Batch, Combination, Method, Terms, refuse_other_than_terms
 from sdbench.network import Network
-from sdbench.spec import Options, Trial, TrialSpec
-from sdbench.store import Store
+from sdbench.spec import StepKind, Trial, TrialSpec
 
 
 class Session:
-    """Everything that one trial's training touches. Built by :func:`open_session`."""
+    """Everything that one trial's training touches. Built by ``assembly.assemble``."""
 
     def __init__(
         self,
@@ -47,9 +45,13 @@ class Session:
         recipe = self.spec.recipe
         self.batch_size = recipe.batch_size
         self.steps = dataset.steps(recipe.batch_size, method.partners, method.partners_in_batch)
+        self.labelled_per_step = anchors_per_step(recipe.batch_size, method.partners, method.partners_in_batch)
         self.auxiliary = {k: p for k, p in method.named_parameters() if p.requires_grad}
         self._unused = set(self.auxiliary)
         self._progress = torch.zeros((), device=device)
+        self._rate = torch.zeros((), device=device)
+        self._captured: CapturedStep | None = None
+        self.loss = method.loss
         self._mixing = torch.Generator(device)
         if isinstance(method, Combination):
             method.hand_generator(self._mixing)
@@ -80,19 +82,57 @@ class Session:
             dtype=torch.float32,
         )
 
+    def choose_step(self, kind: StepKind) -> None:
+        """How steps run from now on. "eager": operator by operator. "graph": replayed from a CUDA graph.
+        "inductor": the loss compiled by torch, which rounds differently. ValueError for a graph without a GPU."""
+        self._captured, self.loss = None, self.method.loss
+        if kind == "graph":
+            if self.device.type != "cuda":
+                raise ValueError("a CUDA graph needs a GPU; choose eager steps")
+            self._captured = CapturedStep(self._work, self.network.passes, self._stateful, CudaRecorder(self.device))
+        elif kind == "inductor":
+            self.loss = torch.compile(self.method.loss, fullgraph=True, dynamic=False)
+
+    @property
+    def step_kind(self) -> tuple[StepKind, str]:
+        """How full batches are trained on by now, and why not from a graph where that was asked for."""
+        if self._captured is not None:
+            return ("eager", self._captured.obstacle) if self._captured.obstacle else ("graph", "")
+        return ("eager" if self.loss == self.method.loss else "inductor"), ""
+
+    def _stateful(self) -> tuple[nn.Module, tuple[torch.Generator, ...]]:
+        return self.method, (self.generator, self._mixing)
+
     def begin_epoch(self, epoch: int) -> None:
         self.network.train()
         self.method.train()
         self._mixing.manual_seed(derive_seed(self.spec.stream, "mix", epoch))
         self.method.before_epoch(epoch, self.spec.recipe.epochs)
+        if self._captured is not None:
+            self._captured.forget()  # before_epoch may have changed what the step does
 
     def step(self, batch: Batch, rate: float, progress: float) -> Terms:
-        """Forward, backward, update. Returns the loss terms, still on the device."""
+        """Forward, backward, update. Returns the loss terms, still on the device, without gradient.
+
+        After a captured step they are overwritten by the next one.
+        """
         self._progress.fill_(progress)
+        self._set_rate(rate)
+        if self._captured is not None and len(batch.labels) == self.labelled_per_step:
+            return self._captured(batch)
+        return self._work(batch)
+
+    def _set_rate(self, rate: float) -> None:
+        """On a GPU the rate lies on the device, so that a captured step reads the current one."""
+        on_device = self.device.type == "cuda"
+        if on_device:
+            self._rate.fill_(rate)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self._rate if on_device else rate
+
+    def _work(self, batch: Batch) -> Terms:
         with self.autocast():
-            terms = self.method.loss(self.network, batch, self._progress)
+            terms = self.loss(self.network, batch, self._progress)
         refuse_other_than_terms(terms)
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack([term.reshape(()).float() for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
@@ -101,7 +141,7 @@ class Session:
         self.optimizer.step()
         with torch.no_grad():
             self.method.after_step(self.network)
-        return terms
+        return {name: term.detach() for name, term in terms.items()}
 
     def end_epoch(self) -> None:
         with torch.no_grad():
@@ -184,110 +224,3 @@ class Session:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
         vars(self.network.passes).update(state["passes"])
         self._unused = set(state["unused"])
-
-
-def open_session(trial: Trial, store: Store, options: Options) -> Session:
-    """Build everything for a trial; nothing of it depends on what ran in the process before."""
-    spec = trial.spec
-    device = environment.choose_device(options.device)
-    configure(spec, device)
-    location = Path(options.data_dir) if options.data_dir else None
-    dataset = data.load(
-        spec.dataset,
-        location,
-        spec.image_size,
-        device=device,
-        split=spec.holdout,
-        workers=options.workers,
-        batch_size=spec.recipe.batch_size,
-    )
-    if dataset.fingerprint != trial.identity.data_fingerprint:
-        raise UserError(f"data set {spec.dataset} changed since the run was planned; run the command again")
-
-    def build_network() -> Network:
-        return models.build(spec.network, dataset.num_classes, dataset.image_size)
-
-    return assemble(trial, device, dataset, build_network, _teacher(spec, store, build_network, device))
-
-
-def assemble(
-    trial: Trial,
-    device: torch.device,
-    dataset: data.DataSet,
-    build_network: Callable[[], Network],
-    teacher: Network | None = None,
-) -> Session:
-    """The session of a trial from its parts, every random draw from the trial's own streams.
-
-    build_network: a fresh network on the CPU, its weights drawn from torch's global generator.
-    teacher: the last generation's network, frozen and on ``device``. Raises whatever the method's
-    constructor and ``setup`` raise, RuntimeError where the method keeps the network itself.
-    """
-    spec = trial.spec
-    torch.manual_seed(derive_seed(spec.stream, "weights"))
-    network = build_network()
-    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if teacher is not None:
-        teacher.passes = network.passes  # the teacher's passes are part of what the method costs
-    generator = torch.Generator(device).manual_seed(derive_seed(spec.stream, "method"))
-    torch.manual_seed(derive_seed(spec.stream, "setup"))
-    method = registry.build(spec.method, spec.params)
-    task = Task(
-        num_classes=dataset.num_classes,
-        num_train=dataset.num_train,
-        batch_size=spec.recipe.batch_size,
-        epochs=spec.recipe.epochs,
-        teacher=teacher,
-        generator=generator,
-    )
-    method.setup(task, network)
-    _place(method, device)
-    _refuse_shared(method, network)
-    torch.manual_seed(derive_seed(spec.stream, "training"))
-    return Session(trial, device, dataset, network, method, generator)
-
-
-def _place(method: nn.Module, device: torch.device) -> None:
-    """Move a method to the device, its maps and filters to channels_last layout."""
-    method.to(device)
-    for tensor in [*method.parameters(), *method.buffers()]:
-        if tensor.dim() == 4:  # Module.to(memory_format=...) refuses a module that holds a 5-d buffer
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
-
-
-def configure(spec: TrialSpec, device: torch.device) -> None:
-    """Settings of the whole process that a trial needs: threads, deterministic kernels on the CPU."""
-    torch.set_num_threads(spec.threads)
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time and changes no result
-
-
-def _teacher(
-    spec: TrialSpec, store: Store, build_network: Callable[[], Network], device: torch.device
-) -> Network | None:
-    if spec.teacher is None:
-        return None
-    folder = store.find(spec.teacher)
-    weights = folder / "network.safetensors" if folder else None
-    if weights is None or not weights.exists():
-        raise UserError(
-            f"the teacher's weights (trial {spec.teacher}) are missing; run its trial again with weights kept"
-        )
-    network = build_network()
-    network.load_state_dict(safetensors.torch.load_file(weights))
-    moved: Network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return moved.frozen_copy()
-
-
-def _refuse_shared(method: nn.Module, network: nn.Module) -> None:
-    own = {id(p) for p in network.parameters()}
-    shared = sorted(name for name, p in method.named_parameters() if id(p) in own)
-    if shared:
-        raise RuntimeError(
-            f"the method holds the network's own parameter {shared[0]} as if it were auxiliary. In setup(), keep a "
-            "bound method such as network.classify, or network.frozen_copy(), not the network or a module of it"
-        )

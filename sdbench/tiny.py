@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from sdbench import models, registry
+from sdbench.assembly import assemble, configure
 from sdbench.data.facts import Arrays, DataFacts, DatasetInfo, Labels, Pixels
 from sdbench.data.resident import ResidentSet
 from sdbench.network import Network
-from sdbench.session import Session, assemble, configure
+from sdbench.session import Session
 from sdbench.spec import Identity, Options, Recipe, Trial, TrialSpec, Value
 from sdbench.store import Store
 

@@ -99,7 +99,7 @@ LAYERS = [
     {"sdbench.plan", "sdbench.variants", "sdbench.protocol", "sdbench.request"},
     {"sdbench.engine", "sdbench.engine.local", "sdbench.engine.ray_tune"},
     {"sdbench.engine.supervise", "sdbench.engine.worker", "sdbench.engine.job"},
-    {"sdbench.train", "sdbench.session"},
+    {"sdbench.train", "sdbench.assembly", "sdbench.session", "sdbench.graph"},
     {"sdbench.data", "sdbench.models", "sdbench.evaluate"},
     {"sdbench.registry", "sdbench.network", "sdbench.method"},
     {"sdbench.spec", "sdbench.space", "sdbench.errors"},

@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 
 from sdbench import data, registry, zoo
+from sdbench.assembly import open_session
 from sdbench.errors import UserError
 from sdbench.identity import method_source
 from sdbench.protocol import PROTOCOLS
-from sdbench.session import open_session
 from sdbench.spec import Identity, Options, Trial, TrialSpec
 from sdbench.store import Store
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sdbench.spec import Count, Provenance, Record, Value, digest
+from sdbench.spec import Count, Provenance, Record, StepKind, Value, digest
 
 PROFILE_SCHEMA_VERSION = 1
 
@@ -18,7 +18,6 @@ SYNTHETIC = "synthetic"
 """The data set's name where images are noise that was made up."""
 
 Verdict = Literal["equal", "costlier", "cheaper", "inconclusive"]
-StepKind = Literal["eager", "graph", "inductor"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -117,6 +116,7 @@ class ProfileRow(Record):
     predicted_ratio: Positive | None = None
     memory_ratio: Positive | None = None
     memory: Memory | None = None
+    memory_reason: str = ""
     step_ms: Positive | None = None
     step: StepKind = "eager"
     step_reason: str = ""

@@ -1,0 +1,126 @@
+"""Build a trial's session from its parts, every random draw from the trial's own streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from sdbench import data, environment, models, registry
+from sdbench.data.streams import derive_seed
+from sdbench.errors import UserError
+from sdbench.method import Task
+from sdbench.network import Network
+from sdbench.session import Session
+from sdbench.spec import Options, Trial, TrialSpec
+from sdbench.store import Store
+
+
+def open_session(trial: Trial, store: Store, options: Options) -> Session:
+    """Build everything for a trial; nothing of it depends on what ran in the process before."""
+    spec = trial.spec
+    device = environment.choose_device(options.device)
+    configure(spec, device)
+    location = Path(options.data_dir) if options.data_dir else None
+    dataset = data.load(
+        spec.dataset,
+        location,
+        spec.image_size,
+        device=device,
+        split=spec.holdout,
+        workers=options.workers,
+        batch_size=spec.recipe.batch_size,
+    )
+    if dataset.fingerprint != trial.identity.data_fingerprint:
+        raise UserError(f"data set {spec.dataset} changed since the run was planned; run the command again")
+
+    def build_network() -> Network:
+        return models.build(spec.network, dataset.num_classes, dataset.image_size)
+
+    return assemble(trial, device, dataset, build_network, _teacher(spec, store, build_network, device))
+
+
+def assemble(
+    trial: Trial,
+    device: torch.device,
+    dataset: data.DataSet,
+    build_network: Callable[[], Network],
+    teacher: Network | None = None,
+) -> Session:
+    """The session of a trial from its parts, every random draw from the trial's own streams.
+
+    build_network: a fresh network on the CPU, its weights drawn from torch's global generator.
+    teacher: the last generation's network, frozen and on ``device``. Raises whatever the method's
+    constructor and ``setup`` raise, RuntimeError where the method keeps the network itself.
+    """
+    spec = trial.spec
+    torch.manual_seed(derive_seed(spec.stream, "weights"))
+    network = build_network()
+    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if teacher is not None:
+        teacher.passes = network.passes  # the teacher's passes are part of what the method costs
+    generator = torch.Generator(device).manual_seed(derive_seed(spec.stream, "method"))
+    torch.manual_seed(derive_seed(spec.stream, "setup"))
+    method = registry.build(spec.method, spec.params)
+    task = Task(
+        num_classes=dataset.num_classes,
+        num_train=dataset.num_train,
+        batch_size=spec.recipe.batch_size,
+        epochs=spec.recipe.epochs,
+        teacher=teacher,
+        generator=generator,
+    )
+    method.setup(task, network)
+    _place(method, device)
+    _refuse_shared(method, network)
+    torch.manual_seed(derive_seed(spec.stream, "training"))
+    return Session(trial, device, dataset, network, method, generator)
+
+
+def _place(method: nn.Module, device: torch.device) -> None:
+    """Move a method to the device, its maps and filters to channels_last layout."""
+    method.to(device)
+    for tensor in [*method.parameters(), *method.buffers()]:
+        if tensor.dim() == 4:  # Module.to(memory_format=...) refuses a module that holds a 5-d buffer
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+
+def configure(spec: TrialSpec, device: torch.device) -> None:
+    """Settings of the whole process that a trial needs: threads, deterministic kernels on the CPU."""
+    torch.set_num_threads(spec.threads)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time and changes no result
+
+
+def _teacher(
+    spec: TrialSpec, store: Store, build_network: Callable[[], Network], device: torch.device
+) -> Network | None:
+    if spec.teacher is None:
+        return None
+    folder = store.find(spec.teacher)
+    weights = folder / "network.safetensors" if folder else None
+    if weights is None or not weights.exists():
+        raise UserError(
+            f"the teacher's weights (trial {spec.teacher}) are missing; run its trial again with weights kept"
+        )
+    network = build_network()
+    network.load_state_dict(safetensors.torch.load_file(weights))
+    moved: Network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved.frozen_copy()
+
+
+def _refuse_shared(method: nn.Module, network: nn.Module) -> None:
+    own = {id(p) for p in network.parameters()}
+    shared = sorted(name for name, p in method.named_parameters() if id(p) in own)
+    if shared:
+        raise RuntimeError(
+            f"the method holds the network's own parameter {shared[0]} as if it were auxiliary. In setup(), keep a "
+            "bound method such as network.classify, or network.frozen_copy(), not the network or a module of it"
+        )
