@@ -11,12 +11,14 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from sdbench.cost import archive
+from sdbench.cost.archive import Profiles
 from sdbench.errors import UserError, unknown
 from sdbench.leaderboard import build_board
 from sdbench.leaderboard_formats import SUFFIXES, render, write_boards
 from sdbench.selectors import split_list
 from sdbench.spec import TrialResult
-from sdbench.store import Scan, Store, read_curve
+from sdbench.store import Damaged, Scan, Store, read_curve
 
 CURVE_LINES = 12
 
@@ -67,36 +69,48 @@ def leaderboard(results: str, format_name: str, chosen: Filter) -> tuple[str, in
     root = Path(results).expanduser().absolute()
     if not root.is_dir():
         raise UserError(f"no results folder {results}; `sdbench run` makes one, or give another with --results")
-    scan = Store(root).scan()
-    _report(scan)
+    scan, profiles = _read(root)
+    if not scan.results and profiles.results:
+        raise UserError(
+            f"no trial under {results}, only {len(profiles.results)} profile(s) of what a step costs; `sdbench claims` "
+            "shows those, `sdbench run` trains"
+        )
     kept = [result for result in scan.results if chosen.keeps(result)]
     if not kept:
         have = sorted({f"{r.spec.method} on {r.spec.dataset}" for r in scan.results})
         raise UserError(f"no trial under {results} matches; it has {', '.join(have) or 'none'}")
-    write_boards(build_board(scan.results, damaged=_sentences(scan)), root)
-    return render(build_board(kept, damaged=_sentences(scan)), format_name), 1 if scan.damaged else 0
+    damaged = _sentences([*scan.damaged, *profiles.damaged])
+    write_boards(build_board(scan.results, damaged=damaged, profiles=profiles.results), root)
+    board = build_board(kept, damaged=damaged, profiles=profiles.results)
+    return render(board, format_name), 1 if damaged else 0
 
 
 def write(store: Store) -> Path:
     """Write the boards of all trials in every format; returns the one to look at."""
-    scan = store.scan()
-    _report(scan)
-    write_boards(build_board(scan.results, damaged=_sentences(scan)), store.root)
+    scan, profiles = _read(store.root)
+    damaged = _sentences([*scan.damaged, *profiles.damaged])
+    write_boards(build_board(scan.results, damaged=damaged, profiles=profiles.results), store.root)
     return store.root / "leaderboard.md"
 
 
-def text_of(results: Iterable[TrialResult], baseline: str, format_name: str) -> str:
-    """The board of some trials only."""
-    return render(build_board(results, baseline=baseline), format_name)
+def text_of(results: Iterable[TrialResult], baseline: str, format_name: str, root: Path | None = None) -> str:
+    """The board of some trials only, with the profiles under ``root``."""
+    profiles = archive.scan(root).results if root else ()
+    return render(build_board(results, baseline=baseline, profiles=profiles), format_name)
 
 
-def _sentences(scan: Scan) -> list[str]:
-    return [f"{'/'.join(d.path.parts[-5:])}: {d.reason}" for d in scan.damaged]
+def _read(root: Path) -> tuple[Scan, Profiles]:
+    """All records of a results folder; damaged ones are reported."""
+    scan, profiles = Store(root).scan(), archive.scan(root)
+    for damaged, remedy in ((scan.damaged, "run its trial again"), (profiles.damaged, "profile it again")):
+        for one in damaged:
+            print(f"damaged record left out: {one.path}: {one.reason}; {remedy}", file=sys.stderr)
+    return scan, profiles
 
 
-def _report(scan: Scan) -> None:
-    for damaged in scan.damaged:
-        print(f"damaged record left out: {damaged.path}: {damaged.reason}; run its trial again", file=sys.stderr)
+def _sentences(damaged: Iterable[Damaged]) -> list[str]:
+    """What a board says of damaged records: data set, network, method (of a trial), id and file, and why."""
+    return [f"{'/'.join(d.path.parts[-5:])}: {d.reason}" for d in damaged]
 
 
 def show(results: str, wanted: str, as_json: bool) -> str:

@@ -37,7 +37,8 @@ def run(
         return 0
     outcome = execute(plan, quiet=quiet)
     written = boards.write(Store(Path(plan.results)))
-    typer.echo(boards.text_of(outcome.results, plan.baseline, "json" if as_json else "text"), nl=False)
+    board = boards.text_of(outcome.results, plan.baseline, "json" if as_json else "text", Path(plan.results))
+    typer.echo(board, nl=False)
     for line in summary(plan, outcome, written):
         typer.echo(line, err=True)
     return outcome.exit_code

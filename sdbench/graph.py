@@ -135,7 +135,7 @@ class CapturedStep:
         try:
             self._replay = self._recorder.record(lambda: self._work(static), generators)
         except RuntimeError as error:
-            self.obstacle = f"it cannot be captured: {str(error).splitlines()[0] if str(error) else error!r}"
+            self.obstacle = f"it cannot be captured: {(str(error) or repr(error)).splitlines()[0]}"
         finally:
             after = (self._passes.with_gradient, self._passes.without_gradient)
             self._counted = (after[0] - before[0], after[1] - before[1])

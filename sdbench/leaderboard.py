@@ -11,8 +11,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sdbench.cost.records import ProfileResult
 from sdbench.leaderboard_costs import Hardware, ratios
-from sdbench.leaderboard_records import STATUSES, Board, CostRatio, Row, Table
+from sdbench.leaderboard_profiles import ProfileIndex, conditions, index_profiles, step_costs
+from sdbench.leaderboard_records import STATUSES, Board, CostRatio, Row, StepCost, Table
 from sdbench.leaderboard_variants import (
     Variant,
     choose_baseline,
@@ -28,11 +30,18 @@ REASON_LENGTH = 300
 """Characters of a failed trial's reason that a note keeps; the record has all of it."""
 
 
-def build_board(results: Iterable[TrialResult], *, baseline: str | None = None, damaged: Sequence[str] = ()) -> Board:
+def build_board(
+    results: Iterable[TrialResult],
+    *,
+    baseline: str | None = None,
+    damaged: Sequence[str] = (),
+    profiles: Iterable[ProfileResult] = (),
+) -> Board:
     """The leaderboard of all results, in whatever order they come.
 
     baseline: the method that gains and costs are relative to; by default, in each table, the one that
     most records name. damaged: sentences on records that could not be read; they become notes.
+    profiles: where one fits a table, its rows say what a training step costs (``leaderboard_profiles``).
     Every trial that did not finish is counted in its row and explained in the table's notes. Earlier
     generations of a chain are not rows; their cost is added to the last generation's.
     """
@@ -40,7 +49,8 @@ def build_board(results: Iterable[TrialResult], *, baseline: str | None = None, 
     groups: dict[tuple[Any, ...], list[TrialResult]] = defaultdict(list)
     for trial_id in sorted(by_id):
         groups[_table_key(by_id[trial_id])].append(by_id[trial_id])
-    tables = [_table(groups[key], baseline, by_id) for key in sorted(groups)]
+    index = index_profiles(profiles)
+    tables = [_table(groups[key], baseline, by_id, index) for key in sorted(groups)]
     notes += [f"record left out: {sentence}" for sentence in sorted(damaged)]
     return Board(tables=tuple(t for t in tables if t is not None), notes=tuple(notes))
 
@@ -53,16 +63,21 @@ def _table_key(result: TrialResult) -> tuple[Any, ...]:
     return (spec.dataset, spec.network, size, *rules, identity.data_fingerprint)
 
 
-def _table(results: Sequence[TrialResult], baseline: str | None, by_id: Mapping[str, TrialResult]) -> Table | None:
+def _table(
+    results: Sequence[TrialResult], baseline: str | None, by_id: Mapping[str, TrialResult], index: ProfileIndex
+) -> Table | None:
     """One table; None for earlier generations that all finished and whose last generation has none yet."""
     found, notes = variants([r for r in results if r.spec.generation is None], by_id)
     earlier = [r for r in results if r.spec.generation is not None and r.status != "ok"]
     if not found and not earlier:
         return None
-    base, about_base = choose_baseline(found, baseline or named_baseline(results))
+    base_name = baseline or named_baseline(results)
+    base, about_base = choose_baseline(found, base_name)
     hardware = _hardware_in_use(found)
-    rows = sorted((_row(v, base, hardware) for v in found), key=_reading_order)
-    notes = about_base + _seed_notes(rows) + notes
+    task = conditions(results, base_name)
+    steps, about_steps = step_costs(found, task, hardware, index)
+    rows = sorted((_row(v, base, hardware, s) for v, s in zip(found, steps, strict=True)), key=_reading_order)
+    notes = about_base + _seed_notes(rows) + notes + about_steps
     for v in found:
         notes += _trial_notes(v) + _cost_notes(v, base)
     notes += sorted(f"{r.spec.title}: {r.status}: {_reason(r)}" for r in earlier)
@@ -72,6 +87,7 @@ def _table(results: Sequence[TrialResult], baseline: str | None, by_id: Mapping[
         data_fingerprint=results[0].identity.data_fingerprint,
         image_size=spec.image_size,
         network=spec.network,
+        num_classes=task.num_classes,
         protocol=spec.protocol,
         protocol_version=results[0].identity.protocol_version,
         split=spec.split,
@@ -95,7 +111,7 @@ def _hardware_in_use(found: Sequence[Variant]) -> list[Hardware]:
     return sorted(used, key=lambda hardware: (-used[hardware], hardware))
 
 
-def _row(variant: Variant, base: Variant | None, hardware: Sequence[Hardware]) -> Row:
+def _row(variant: Variant, base: Variant | None, hardware: Sequence[Hardware], step: StepCost | None) -> Row:
     top1 = variant.top1()
     done = [variant.trials[seed] for seed in top1]
     forwards = [cost.forward_per_image for cost in variant.costs.values()]
@@ -113,6 +129,7 @@ def _row(variant: Variant, base: Variant | None, hardware: Sequence[Hardware]) -
         forward_per_image=mean_std(known).mean if known and len(known) == len(forwards) else None,
         auxiliary_parameters=max((r.cost.auxiliary_parameters for r in done if r.cost), default=None),
         state_bytes=max((r.cost.state_bytes for r in done if r.cost), default=None),
+        step=step,
         statuses={status: statuses[status] for status in STATUSES if statuses[status]},
     )
 

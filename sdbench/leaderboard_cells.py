@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sdbench.leaderboard_records import Row, Table
+from sdbench.cost.records import Ratio
+from sdbench.leaderboard_records import Board, Row, StepCost, Table
 from sdbench.spec import Recipe
 from sdbench.statistics import MeanStd, PairedDifference
 
@@ -21,6 +22,14 @@ LEGEND = (
     "sdbench profile measures steps side by side.",
 )
 
+STEP_LEGEND = (
+    "step × [95 %]: time of a training step, taking turns in one process with the baseline's (sdbench profile): median "
+    "over rounds of their ratio with its bootstrap interval; ? where the interval crosses the edge of the margin "
+    "around 1. FLOPs ×: what the counted operations of both steps predict; ! where the measured ratio is more than 5 % "
+    "above that. peak ×: live tensors at the peak of a step, on a GPU allocated memory. These three leave out loading, "
+    "what a method does once per epoch, and all generations but the last, which time × and memory × include.",
+)
+
 
 @dataclass(frozen=True)
 class Column:
@@ -32,7 +41,8 @@ class Column:
 
 
 def columns(table: Table) -> list[Column]:
-    """The columns of a table: one pair of cost columns for each kind of hardware, A, B, ..."""
+    """The columns of a table: one pair of cost columns for each kind of hardware, A, B, ..., and those of
+    steps where a row has any."""
     costs: list[Column] = []
     for i in range(len(table.hardware)):
         mark = f" {letter(i)}" if len(table.hardware) > 1 else ""
@@ -41,15 +51,34 @@ def columns(table: Table) -> list[Column]:
     return [
         Column("method", lambda row: row.label, left=True),
         Column("top-1 % (n)", lambda row: _percent(row.metrics.get("top1"))),
-        Column("gain, points (n)", lambda row: _gain(row.gain)),
+        Column("gain, points (n)", lambda row: gain_text(row.gain)),
         Column("ECE %", lambda row: _mean(row, "ece", 100, 2)),
         Column("NLL", lambda row: _mean(row, "nll", 1, 3)),
         *costs,
-        Column("images", lambda row: _number(row.forward_per_image)),
-        Column("aux", lambda row: MISSING if row.auxiliary_parameters is None else _count(row.auxiliary_parameters)),
-        Column("state", lambda row: MISSING if row.state_bytes is None else _bytes(row.state_bytes)),
+        *_step_columns(table),
+        Column("images", lambda row: number(row.forward_per_image)),
+        Column("aux", lambda row: count_text(row.auxiliary_parameters)),
+        Column("state", lambda row: bytes_text(row.state_bytes)),
         Column("trials", lambda row: ", ".join(f"{n} {status}" for status, n in row.statuses.items()), left=True),
     ]
+
+
+def _step_columns(table: Table) -> list[Column]:
+    places = [row.step.hardware for row in table.rows if row.step is not None]
+    if not places:
+        return []
+    several = len(table.hardware) > 1 and places[0] in table.hardware
+    mark = f" {letter(table.hardware.index(places[0]))}" if several else ""
+    return [
+        Column(f"step × [95 %]{mark}", lambda row: _step_time(row.step)),
+        Column(f"FLOPs ×{mark}", lambda row: _predicted(row.step)),
+        Column(f"peak ×{mark}", lambda row: number(row.step.memory if row.step else None)),
+    ]
+
+
+def legend(board: Board) -> tuple[str, ...]:
+    """What the columns mean, as far as the board has them."""
+    return LEGEND + (STEP_LEGEND if any(row.step for table in board.tables for row in table.rows) else ())
 
 
 def letter(i: int) -> str:
@@ -86,6 +115,14 @@ def clean(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
+def markdown_text(text: str) -> str:
+    """Text that Markdown shows as it is, in a table's cell as well."""
+    text = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for mark in "\\`*|~":
+        text = text.replace(mark, "\\" + mark)
+    return text.replace("](", "]\\(").replace("__", "\\_\\_")
+
+
 def _plain(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
@@ -104,7 +141,8 @@ def _percent(value: MeanStd | None) -> str:
     return f"{_fixed(100 * value.mean, 2)}{std} ({value.n})"
 
 
-def _gain(gain: PairedDifference | None) -> str:
+def gain_text(gain: PairedDifference | None) -> str:
+    """A gain in points with its interval and number of seeds; a dash where there is none."""
     if gain is None or gain.mean is None:
         return MISSING
     mean = _fixed(100 * gain.mean, 2, "+")
@@ -124,18 +162,44 @@ def _ratio(value: MeanStd | None, row: Row) -> str:
     return _fixed(value.mean, 2) + ("" if value.n == len(row.seeds) else f" ({value.n})")
 
 
-def _number(value: float | None) -> str:
-    return MISSING if value is None else _fixed(value, 2)
+def _step_time(step: StepCost | None) -> str:
+    return MISSING if step is None or step.time is None else ratio_interval(step.time, 2)
 
 
-def _count(value: int) -> str:
+def ratio_interval(ratio: Ratio, digits: int) -> str:
+    """A measured ratio and its interval, with a mark where it decides nothing.
+
+    >>> ratio_interval(Ratio(median=1.3333, low=1.329, high=1.337, rounds=60, verdict="costlier"), 2)
+    '1.33 [1.33, 1.34]'
+    """
+    shown = f"{_fixed(ratio.median, digits)} [{_fixed(ratio.low, digits)}, {_fixed(ratio.high, digits)}]"
+    return f"{shown} ?" if ratio.verdict == "inconclusive" else shown
+
+
+def _predicted(step: StepCost | None) -> str:
+    shown = number(step.predicted if step else None)
+    return f"{shown} !" if step and step.flagged else shown
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """With fixed digits, or a dash."""
+    return MISSING if value is None else _fixed(value, digits)
+
+
+def count_text(value: int | None) -> str:
+    """A count with its prefix: 2.02 M; a dash for None."""
+    if value is None:
+        return MISSING
     for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if value >= size:
             return f"{value / size:.2f} {unit}"
     return str(value)
 
 
-def _bytes(value: int) -> str:
+def bytes_text(value: int | None) -> str:
+    """An amount of memory: 19.0 MiB; a dash for None."""
+    if value is None:
+        return MISSING
     for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if value >= size:
             return f"{value / size:.1f} {unit}"

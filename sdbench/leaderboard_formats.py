@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from sdbench.errors import UserError, unknown
-from sdbench.leaderboard_cells import LEGEND, about, clean, columns, title
-from sdbench.leaderboard_records import Board, CostRatio, Row, Table
+from sdbench.leaderboard_cells import about, clean, columns, legend, markdown_text, title
+from sdbench.leaderboard_records import Board, CostRatio, Row, StepCost, Table
 from sdbench.spec import Metrics, Recipe, Value
 from sdbench.store import write_atomic
 
@@ -61,7 +61,7 @@ def _text(board: Board) -> str:
         drawn = tabulate(rows, headers, tablefmt="simple", disable_numparse=True, colalign=align if rows else None)
         notes = [wrapped(note, "- ") for note in table.notes]
         blocks.append("\n".join([clean(title(table)), *map(wrapped, about(table, board.rule)), "", drawn, *notes]))
-    blocks.append("\n".join(wrapped(line) for line in (LEGEND if board.tables else (EMPTY,))))
+    blocks.append("\n".join(wrapped(line) for line in (legend(board) if board.tables else (EMPTY,))))
     blocks += ["\n".join(wrapped(note, "- ") for note in board.notes)] if board.notes else []
     return "\n\n".join(blocks) + "\n"
 
@@ -71,27 +71,19 @@ def _plain_cells(table: Table, escape: Callable[[str], str] = clean) -> tuple[li
     return [escape(c.header) for c in chosen], [[escape(c.cell(row)) for c in chosen] for row in table.rows]
 
 
-def _md_escape(text: str) -> str:
-    """Text that Markdown shows as it is, in a table's cell as well."""
-    text = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for mark in "\\`*|~":
-        text = text.replace(mark, "\\" + mark)
-    return text.replace("](", "]\\(").replace("__", "\\_\\_")
-
-
 def _md(board: Board) -> str:
     from tabulate import tabulate
 
     blocks = []
     for table in board.tables:
-        headers, rows = _plain_cells(table, _md_escape)
+        headers, rows = _plain_cells(table, markdown_text)
         align = ["left" if c.left else "right" for c in columns(table)]
         drawn = tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=align if rows else None)
-        notes = "\n".join(f"- {_md_escape(note)}" for note in table.notes)
-        above = [f"## {_md_escape(title(table))}", *map(_md_escape, about(table, board.rule))]
+        notes = "\n".join(f"- {markdown_text(note)}" for note in table.notes)
+        above = [f"## {markdown_text(title(table))}", *map(markdown_text, about(table, board.rule))]
         blocks += [*above, drawn, *([notes] if notes else [])]
-    blocks += map(_md_escape, LEGEND if board.tables else (EMPTY,))
-    blocks += ["\n".join(f"- {_md_escape(note)}" for note in board.notes)] if board.notes else []
+    blocks += map(markdown_text, legend(board) if board.tables else (EMPTY,))
+    blocks += ["\n".join(f"- {markdown_text(note)}" for note in board.notes)] if board.notes else []
     return "# Leaderboard\n\n" + "\n\n".join(blocks) + "\n"
 
 
@@ -120,7 +112,7 @@ def _latex(board: Board) -> str:
         lines += [r"\bottomrule", r"\end{tabular}"]
         lines += [rf"\par\footnotesize {_latex_escape(note)}" for note in table.notes]
         lines += [r"\end{table}", ""]
-    lines += [_latex_escape(line) + r"\par" for line in (LEGEND if board.tables else (EMPTY,))]
+    lines += [_latex_escape(line) + r"\par" for line in (legend(board) if board.tables else (EMPTY,))]
     lines += [_latex_escape(note) + r"\par" for note in board.notes]
     return "\n".join(lines) + "\n"
 
@@ -188,7 +180,7 @@ def _html(board: Board) -> str:
             }
         )
     page = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True).from_string(_PAGE)
-    closing = LEGEND if board.tables else (EMPTY,)
+    closing = legend(board) if board.tables else (EMPTY,)
     return page.render(tables=tables, closing=closing, notes=[clean(note) for note in board.notes])
 
 
@@ -201,9 +193,12 @@ Cell = Value | None
 
 def _csv(board: Board) -> str:
     """One line per row of every table, numbers in full precision (fractions, nats, ratios), empty cells
-    for what is missing. Costs on a table's second kind of hardware are in columns that end with ``_2``."""
+    for what is missing. Costs on a table's second kind of hardware are in columns that end with ``_2``;
+    those of steps are there where a row has any."""
     most = max((len(table.hardware) for table in board.tables), default=0)
-    records = [_csv_record(table, row, max(1, most)) for table in board.tables for row in table.rows]
+    rows = [(table, row) for table in board.tables for row in table.rows]
+    steps = any(row.step is not None for _, row in rows)
+    records = [_csv_record(table, row, max(1, most)) | (_csv_step(row.step) if steps else {}) for table, row in rows]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     if records:
@@ -256,6 +251,24 @@ def _csv_cost(cost: CostRatio | None, suffix: str) -> dict[str, Cell]:
         f"time_ratio_n{suffix}": time.n if time else None,
         f"memory_ratio{suffix}": memory.mean if memory else None,
         f"memory_ratio_n{suffix}": memory.n if memory else None,
+    }
+
+
+def _csv_step(step: StepCost | None) -> dict[str, Cell]:
+    """Columns of a training step's cost; a board without any leaves them out."""
+    time = step.time if step else None
+    return {
+        "step_time_ratio": time.median if time else None,
+        "step_time_ratio_low": time.low if time else None,
+        "step_time_ratio_high": time.high if time else None,
+        "step_time_rounds": time.rounds if time else None,
+        "step_time_verdict": time.verdict if time else None,
+        "step_flops_ratio": step.predicted if step else None,
+        "step_memory_ratio": step.memory if step else None,
+        "step_flagged": step.flagged if step else None,
+        "step_batch_size": step.batch_size if step else None,
+        "step_hardware": step.hardware if step else None,
+        "step_profile": step.profile_id if step else None,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+from sdbench.cost.records import Ratio
 from sdbench.spec import Recipe, Record, Status, Value
 from sdbench.statistics import MeanStd, PairedDifference
 
@@ -19,6 +20,25 @@ class CostRatio(Record):
     memory: MeanStd | None
 
 
+class StepCost(Record):
+    """Cost of one training step relative to the baseline's, measured side by side in a profile.
+
+    hardware: that entry of ``Table.hardware`` on which it was measured; the same in all rows of a table.
+    batch_size: labelled images per step. time: None where the timing does not count. predicted: what the
+    counted FLOPs of the two steps predict. memory: peak of live tensors (allocated memory on a GPU).
+    flagged: the measured ratio is more than 5 % above the predicted one. Of a method of several
+    generations all of it is of the last one.
+    """
+
+    profile_id: str
+    hardware: str
+    batch_size: int
+    time: Ratio | None
+    predicted: float | None
+    memory: float | None
+    flagged: bool
+
+
 class Row(Record):
     """One variant of a method.
 
@@ -27,7 +47,7 @@ class Row(Record):
     seed finished. gain: top-1 minus the baseline's, a fraction; None for the baseline and where there is
     none. costs: one per entry of ``Table.hardware``. forward_per_image: images forwarded per labelled
     image, earlier generations included, mean over seeds. auxiliary_parameters, state_bytes: the largest
-    over seeds. statuses: trials per status, over all seeds.
+    over seeds. step: None where no profile fits. statuses: trials per status, over all seeds.
     """
 
     label: str
@@ -41,6 +61,7 @@ class Row(Record):
     forward_per_image: float | None
     auxiliary_parameters: int | None
     state_bytes: int | None
+    step: StepCost | None = None
     statuses: dict[str, int]
 
 
@@ -48,13 +69,15 @@ class Table(Record):
     """Rows that can be compared, and what they have in common.
 
     baseline: label of the row that gains and costs are relative to; None if there is none.
-    hardware: where costs were measured; costs of unlike hardware are never put side by side.
+    num_classes: None where nobody knows. hardware: where costs were measured; costs of unlike hardware are never
+    put side by side.
     """
 
     dataset: str
     data_fingerprint: str
     image_size: int | None
     network: str
+    num_classes: int | None = None
     protocol: str
     protocol_version: str
     split: str

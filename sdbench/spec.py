@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 SCHEMA_VERSION = 1
 
 Status = Literal["ok", "failed", "oom", "nan", "timeout", "interrupted"]
+StepKind = Literal["eager", "graph", "inductor"]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 Value = bool | int | FiniteFloat | str
@@ -172,7 +173,8 @@ class TrialResult(Record):
     """trial.json. ``metrics`` and ``cost`` are None where training did not get that far.
 
     baseline: the method that gains are counted from. resumes: the epochs (from 0) at which a later
-    process took the trial up again.
+    process took the trial up again. num_classes: of the data set; None in older records and where the
+    trial ended before its data were opened.
     checksums: SHA-256 of the files beside it, and of this record itself under "trial.json".
     """
 
@@ -190,6 +192,7 @@ class TrialResult(Record):
     provenance: Provenance
     resumes: tuple[Count, ...] = ()
     epochs_done: Count = 0
+    num_classes: Count | None = None
     checksums: dict[str, str] = {}
 
 

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from sdbench import checkpoint, environment
+from sdbench.assembly import open_session
 from sdbench.errors import TrialInterrupted
 from sdbench.evaluate import evaluate
 from sdbench.method import Terms
 from sdbench.schedule import learning_rate
-from sdbench.session import Session, open_session
+from sdbench.session import Session
 from sdbench.spec import Cost, Metrics, Options, Pairing, Provenance, Status, Trial, TrialResult
 from sdbench.store import Store, append_line, replacing, write_curve
 
@@ -86,8 +87,8 @@ def run_trial(
     except MemoryError as error:
         status, reason = "oom", f"out of memory: {error}"
     except Exception as error:  # a plug-in may raise anything; the trial becomes a row that says so
-        status = "oom" if _is_out_of_memory(error) else "failed"
-        reason = _explain(error)
+        status = "oom" if is_out_of_memory(error) else "failed"
+        reason = explain(error)
     result = _record(trial, options, progress, status, reason, session, metrics)
     store.write(result)
     if status != "interrupted" and not options.keep_checkpoints:
@@ -212,6 +213,7 @@ def _record(
         provenance=provenance(options, session.device if session else None, progress.started),
         resumes=tuple(progress.resumes),
         epochs_done=progress.epoch,
+        num_classes=session.data.num_classes if session else None,
     )
 
 
@@ -249,11 +251,12 @@ def provenance(options: Options, device: torch.device | None, started: str) -> P
     )
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch says that memory ran out, on a GPU or on the host."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """The error and the innermost place of the traceback, without the folders it lies in."""
     frame = error.__traceback__
     while frame and frame.tb_next:

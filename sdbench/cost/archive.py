@@ -5,7 +5,6 @@ ROOT/profiles/<data set>/<network>/<profile_id>/profile.json
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +56,3 @@ def scan(root: Path) -> Profiles:
 
 def _began(result: ProfileResult) -> tuple[str, str]:
     return result.provenance.started, result.profile_id
-
-
-def newest(results: Iterable[ProfileResult], method: str) -> ProfileResult | None:
-    """The latest profile in which a method was measured with a timing that counts; where none counts, the
-    latest that has a row of it."""
-    having = [r for r in results if (row := r.row(method)) is not None and row.status == "ok"]
-    valid = [r for r in having if (row := r.row(method)) is not None and row.timing_valid]
-    return max(valid or having, key=_began, default=None)

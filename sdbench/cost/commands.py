@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from sdbench import environment
+from sdbench import environment, registry
 from sdbench.cost import archive, formats
+from sdbench.cost.claims import judge_claims, load_claims
+from sdbench.cost.claims_formats import render
+from sdbench.cost.evidence import Wanted, gains, profiled
 from sdbench.cost.profile import profile
 from sdbench.cost.records import ProfileResult
-from sdbench.cost.request import ProfileRequest, make_plans
-from sdbench.errors import EnvironmentProblem
+from sdbench.cost.request import ProfilePlan, ProfileRequest, make_plans
+from sdbench.cost.setting import Told
+from sdbench.errors import EnvironmentProblem, UserError, unknown
+from sdbench.identity import method_source
+from sdbench.leaderboard_costs import Hardware
+from sdbench.selectors import split_list
 from sdbench.store import Store
 
 INTERRUPTED = 130
+FORMATS = ("text", "md", "json")
 
 
 def run_profile(request: ProfileRequest, command: Sequence[str], *, quiet: bool, as_json: bool) -> tuple[str, int]:
@@ -42,6 +51,71 @@ def run_profile(request: ProfileRequest, command: Sequence[str], *, quiet: bool,
     if any(result.interrupted for result in found):
         return answer, INTERRUPTED
     return answer, 1 if any(row.status != "ok" for result in found for row in result.rows) else 0
+
+
+def run_claims(
+    request: ProfileRequest, command: Sequence[str], format_name: str, *, measure: bool, quiet: bool
+) -> tuple[str, int]:
+    """What papers claim beside what was measured here; with ``measure``, what no profile of this machine has yet is
+    profiled first. Exit code as of ``run_profile``."""
+    if format_name not in FORMATS:
+        raise UserError(unknown("format", format_name, FORMATS))
+    known = set(registry.names())
+    for plugin in request.plugin:
+        registry.load_plugin(plugin)
+    claims = load_claims()
+    asked = split_list(request.methods) or [entry.name for entry in claims.entries if entry.name in registry.names()]
+    asked += sorted(set(registry.names()) - known)
+    _, plans = make_plans(request.model_copy(update={"methods": tuple(asked), "plugin": ()}), command)
+    plan = plans[0]
+    root = results_folder(request.results) if measure else existing_folder(request.results)
+    code = _measure_missing(plan, root, silent if quiet else to_stderr, request.plugin) if measure else 0
+    chosen = request.model or request.classes
+    wanted = Wanted(
+        setting=plan.setting if measure or chosen else None,
+        hardware=_here(plan.options.device, plan.setting.threads) if measure else None,
+        params={c.name: c.params for c in plan.contestants},
+        sources={c.name: method_source(c.name) for c in plan.contestants} if measure else {},
+    )
+    rows = profiled(archive.scan(root).results, wanted)
+    return render(judge_claims(claims, rows, gains(Store(root).scan().results, claims)), format_name), code
+
+
+def _measure_missing(plan: ProfilePlan, root: Path, told: Told, plugins: tuple[str, ...]) -> int:
+    """Profile the methods that no profile of this machine and task has; returns the exit code."""
+    require_device(plan.options.device)
+    wanted = Wanted(
+        setting=plan.setting,
+        hardware=_here(plan.options.device, plan.setting.threads),
+        params={c.name: c.params for c in plan.contestants},
+        sources={c.name: method_source(c.name) for c in plan.contestants},
+    )
+    have = profiled(archive.scan(root).results, wanted)
+    missing = [c for c in plan.contestants[1:] if c.name not in have]
+    if not missing:
+        return 0
+    told(f"no profile of {', '.join(c.name for c in missing)} here yet; measuring (--no-measure leaves it)")
+    files = tuple(str(Path(p).expanduser().absolute()) for p in plugins)
+    options = plan.options.model_copy(update={"plugins": files})
+    result = profile(replace(plan, contestants=(plan.contestants[0], *missing), options=options), told)
+    archive.write(root, result)
+    if result.interrupted:
+        return INTERRUPTED
+    return 1 if any(row.status != "ok" for row in result.rows) else 0
+
+
+def _here(device: str, threads: int) -> Hardware:
+    """This machine, as records name it."""
+    name = environment.device_name(environment.choose_device(device))
+    return Hardware(name, environment.cpu_model(), threads, environment.versions().get("torch", ""))
+
+
+def existing_folder(given: str | None) -> Path:
+    """The results folder. Raises UserError where there is none."""
+    root = Path(given or "results").expanduser().absolute()
+    if not root.is_dir():
+        raise UserError(f"no results folder {root}; without --no-measure, `sdbench claims` makes one and measures")
+    return root
 
 
 def results_folder(given: str | None) -> Path:

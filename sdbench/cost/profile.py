@@ -28,6 +28,7 @@ from sdbench.cost.state import LARGE, state_at_large
 from sdbench.cost.timing import Rounds, clock_for, take_turns
 from sdbench.cost.verdict import ratio_of
 from sdbench.graph import FIRST_EAGER
+from sdbench.identity import method_source
 from sdbench.spec import StepKind
 from sdbench.train import explain, is_out_of_memory, provenance
 
@@ -266,6 +267,7 @@ def _row(each: Measured, facts: dict[str, Any], memories: dict[str, Memory | str
         {
             "method": name,
             "params": dict(each.contestant.params),
+            "source": method_source(name),
             "status": "oom" if each.out_of_memory else ("failed" if each.failure else "ok"),
             "reason": each.failure,
             "memory": own if isinstance(own, Memory) else None,

@@ -56,18 +56,18 @@ def overhead(row: ProfileRow, margin: float) -> Overhead | None:
         against.append(f"{row.generations} trainings in a row")
     time = row.time_ratio if row.timing_valid else None
     if time is not None and time.verdict == "costlier":
-        against.append(f"time x{time.median:.3f} [{time.low:.3f}, {time.high:.3f}]")
+        against.append(f"time ×{time.median:.3f} [{time.low:.3f}, {time.high:.3f}]")
     if row.memory_ratio is not None and row.memory_ratio > 1 + margin:
-        against.append(f"memory x{row.memory_ratio:.3f}")
+        against.append(f"memory ×{row.memory_ratio:.3f}")
     if against:
         return Overhead(verdict="refuted", because=tuple(against))
     if time is None:
         why = "; ".join(row.timing_problems) or "no valid timing"
         return Overhead(verdict="inconclusive", because=(why,))
-    told = f"time x{time.median:.3f} [{time.low:.3f}, {time.high:.3f}]"
+    told = f"time ×{time.median:.3f} [{time.low:.3f}, {time.high:.3f}]"
     if time.verdict == "inconclusive":
         return Overhead(verdict="inconclusive", because=(f"{told} crosses the margin of {margin:g}",))
     if row.memory_ratio is None:
         return Overhead(verdict="inconclusive", because=("memory was not measured",))
     passes = "one image loaded, one forward and one backward pass per labelled image"
-    return Overhead(verdict="confirmed", because=(passes, told, f"memory x{row.memory_ratio:.3f}"))
+    return Overhead(verdict="confirmed", because=(passes, told, f"memory ×{row.memory_ratio:.3f}"))
