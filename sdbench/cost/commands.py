@@ -64,8 +64,8 @@ def run_claims(
     for plugin in request.plugin:
         registry.load_plugin(plugin)
     claims = load_claims()
-    asked = split_list(request.methods) or [entry.name for entry in claims.entries if entry.name in registry.names()]
-    asked += sorted(set(registry.names()) - known)
+    listed = [entry.name for entry in claims.entries if entry.name in registry.names()]
+    asked = split_list(request.methods) or listed + sorted(set(registry.names()) - known)
     _, plans = make_plans(request.model_copy(update={"methods": tuple(asked), "plugin": ()}), command)
     plan = plans[0]
     root = results_folder(request.results) if measure else existing_folder(request.results)
@@ -99,9 +99,10 @@ def _measure_missing(plan: ProfilePlan, root: Path, told: Told, plugins: tuple[s
     options = plan.options.model_copy(update={"plugins": files})
     result = profile(replace(plan, contestants=(plan.contestants[0], *missing), options=options), told)
     archive.write(root, result)
-    if result.interrupted:
-        return INTERRUPTED
-    return 1 if any(row.status != "ok" for row in result.rows) else 0
+    failed = [row for row in result.rows if row.status != "ok"]
+    for row in failed:
+        told(f"{row.method}: {row.status}: {row.reason}")
+    return INTERRUPTED if result.interrupted else (1 if failed else 0)
 
 
 def _here(device: str, threads: int) -> Hardware:

@@ -1,0 +1,244 @@
+"""``sdbench profile`` and ``sdbench claims`` as commands, on a task of seconds with planted costs."""
+
+import json
+import os
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sdbench import environment
+from sdbench.cli import app
+from sdbench.cost import archive
+from sdbench.cost.records import ProfileResult, ProfileRow
+
+SMALL = ["--model", "resnet8", "--classes", "10", "--image-size", "16", "--batch-size", "32", "--quiet"]
+FIXED_KEYS = {
+    "method",
+    "time_ratio",
+    "wall_ratio",
+    "predicted_ratio",
+    "memory_ratio",
+    "forward_images",
+    "backward_images",
+    "auxiliary_parameters",
+    "state_bytes",
+    "timing_valid",
+}
+
+
+def invoke(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The load of whatever else runs beside the tests is not what is tested."""
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 0.5, 0.5))
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, planted: str) -> tuple[dict, Path]:
+    """One profile with what is needed by several tests."""
+    results = tmp_path_factory.mktemp("profile") / "results"
+    wanted = "zipf,planted_pass,planted_sort,planted_buffer,planted_failure"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getloadavg", lambda: (0.5, 0.5, 0.5))
+        done = invoke(
+            "profile", "-m", wanted, "--plugin", planted, *SMALL, "--rounds", "30", "--max-seconds", "20",
+            "--results", str(results), "--json",
+        )  # fmt: skip
+    assert done.exit_code == 1, done.output  # planted_failure fails
+    return json.loads(done.stdout), results
+
+
+def rows_of(document: dict) -> dict[str, dict]:
+    return {row["method"]: row for row in document["rows"]}
+
+
+def test_every_row_has_the_promised_keys(measured) -> None:
+    rows = rows_of(measured[0])
+    assert list(rows) == ["ce", "zipf", "planted_pass", "planted_sort", "planted_buffer", "planted_failure"]
+    for row in rows.values():
+        assert row.keys() >= FIXED_KEYS
+    assert rows["zipf"]["time_ratio"].keys() == {"median", "low", "high", "rounds", "verdict"}
+    ratio = rows["zipf"]["time_ratio"]
+    assert ratio["low"] <= ratio["median"] <= ratio["high"]
+    assert ratio["rounds"] >= 30
+    assert rows["ce"]["time_ratio"]["median"] == 1.0
+
+
+def test_a_second_forward_pass_is_counted_timed_and_refuted(measured) -> None:
+    row = rows_of(measured[0])["planted_pass"]
+    assert (row["forward_images"], row["forward_images_without_gradient"], row["backward_images"]) == (2, 1, 1)
+    assert row["predicted_ratio"] == pytest.approx(1.33, abs=0.02)
+    assert row["one_pass"]["verdict"] == "refuted"
+    assert "2 forward passes per labelled image" in row["one_pass"]["because"]
+
+
+def test_work_without_flops_is_flagged_by_name(measured) -> None:
+    row = rows_of(measured[0])["planted_sort"]
+    assert row["predicted_ratio"] == 1.0
+    assert row["flagged"]
+    assert row["operators"][0]["name"] == "aten.sort"
+    assert row["time_ratio"]["median"] > 1.5
+
+
+def test_planted_state_is_found(measured) -> None:
+    rows = rows_of(measured[0])
+    assert rows["planted_buffer"]["state_bytes"] == 3 * 2**20
+    difference = rows["planted_buffer"]["memory"]["peak_bytes"] - rows["ce"]["memory"]["peak_bytes"]
+    assert difference == 3 * 2**20
+    assert rows["planted_buffer"]["state_bytes_at"]["inat21"] == 3 * 2**20
+
+
+def test_a_method_that_fails_is_a_row_with_the_reason(measured) -> None:
+    row = rows_of(measured[0])["planted_failure"]
+    assert row["status"] == "failed"
+    assert "ZeroDivisionError: planted" in row["reason"]
+    assert row["time_ratio"] is None
+    assert row["one_pass"] is None
+
+
+def test_the_profile_is_kept_sealed_with_its_provenance(measured) -> None:
+    document, results = measured
+    (kept,) = archive.scan(results).results
+    assert kept.profile_id == document["profile_id"]
+    assert kept.provenance.versions["torch"]
+    assert kept.provenance.command[0] == "profile" or kept.provenance.command
+    assert document["load_start"] == 0.5
+    (path,) = results.glob("profiles/*/*/*/profile.json")
+    path.write_text(path.read_text().replace('"rounds": 30', '"rounds": 99', 1))
+    assert len(archive.scan(results).damaged) == (1 if '"rounds": 99' in path.read_text() else 0)
+    path.write_text(path.read_text().replace('"rounds": 99', '"rounds": 30', 1))
+
+
+def test_claims_read_what_was_profiled(measured, planted: str) -> None:
+    done = invoke(
+        "claims", "-m", "zipf,planted_pass", "--no-measure", "--plugin", planted, "--results", str(measured[1]), "-q"
+    )
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("Zipf's LS is one-pass with no overhead: ")
+    line = next(x for x in done.stdout.splitlines() if x.startswith("- planted_pass: one pass"))
+    assert "refuted" in line
+    assert "2 forward passes" in line
+    as_json = json.loads(invoke("claims", "--no-measure", "--results", str(measured[1]), "-q", "--json").stdout)
+    assert next(iter(as_json)) == "headline"
+
+
+def test_claims_measure_what_is_missing_and_only_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdbench.cost import commands
+
+    asked: list[list[str]] = []
+
+    def stand_in(plan, told) -> ProfileResult:
+        names = [c.name for c in plan.contestants]
+        asked.append(names)
+        origin = commands_provenance(plan)
+        rows = tuple(ProfileRow(method=c.name, params=dict(c.params)) for c in plan.contestants)
+        return ProfileResult(
+            profile_id=f"p{len(asked)}", setting=plan.setting, baseline="ce", rows=rows, load_start=0, load_end=0,
+            seconds=1, provenance=origin,
+        )  # fmt: skip
+
+    monkeypatch.setattr(commands, "profile", stand_in)
+    results = ["--results", str(tmp_path / "r"), "-q"]
+    assert invoke("claims", "-m", "ls,zipf", *results).exit_code == 0
+    assert invoke("claims", "-m", "ls,zipf", *results).exit_code == 0
+    assert invoke("claims", "-m", "ls,pskd", *results).exit_code == 0
+    assert asked == [["ce", "ls", "zipf"], ["ce", "pskd"]]
+
+
+def commands_provenance(plan):
+    import torch
+
+    from sdbench.train import provenance
+
+    return provenance(plan.options, torch.device("cpu"), environment.now())
+
+
+def test_a_sweep_is_a_table_and_a_plot(tmp_path: Path) -> None:
+    options = ["--model", "resnet8", "--image-size", "16", "-b", "16", "--rounds", "3", "--max-seconds", "2", "-q"]
+    where = ["--results", str(tmp_path), "--no-memory"]
+    done = invoke("profile", "-m", "ls,zipf", "--sweep", "classes=10,200", *options, *where, "--json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert [(row["classes"], row["method"]) for row in document["rows"]] == [
+        (k, m) for k in ("10", "200") for m in ("ce", "ls", "zipf")
+    ]
+    assert [p["setting"]["num_classes"] for p in document["profiles"]] == [10, 200]
+    assert len(archive.scan(tmp_path).results) == 2
+    (picture,) = (tmp_path / "profiles").glob("classes-*.svg")
+    assert ET.parse(picture).getroot().tag.endswith("svg")
+    assert "zipf" in re.sub(r"<[^>]*>", " ", picture.read_text()) or "<use" in picture.read_text()
+    text = invoke("profile", "-m", "ls", "--sweep", "model=resnet8,resnet20", *options, *where).stdout
+    assert "model resnet8" in text
+    assert "model resnet20" in text
+
+
+def test_a_busy_machine_invalidates_every_timing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the start or at the end, the load above the cores leaves no timing in any cost column."""
+    calls = iter([0.5, 99.0] + [99.0] * 50)
+    monkeypatch.setattr(os, "getloadavg", lambda: (next(calls),) * 3)
+    arguments = ["-m", "ls", *SMALL, "--rounds", "2", "--max-seconds", "1", "--no-memory", "--results", str(tmp_path)]
+    done = invoke("profile", *arguments)
+    assert done.exit_code == 0
+    assert "no timing counts here: load 99.0 above" in done.stdout
+    line = next(x for x in done.stdout.splitlines() if x.startswith("ls "))
+    assert re.search(r"\d\.\d{3} \[", line) is None
+    (kept,) = archive.scan(tmp_path).results
+    assert not any(row.timing_valid for row in kept.rows)
+    assert not any(row.flagged for row in kept.rows)
+    claims = invoke("claims", "--no-measure", "--results", str(tmp_path), "-q").stdout
+    assert "load 99.0" in claims
+
+
+def test_all_mistakes_are_named_at_once_and_nothing_is_measured(tmp_path: Path) -> None:
+    done = invoke(
+        "profile", "-m", "zpf", "--model", "resnet21", "--batch-size", "1", "--margin", "2", "--precision", "int8",
+        "--sweep", "clases=1,2", "--compile", "fast", "--results", str(tmp_path / "r"),
+    )  # fmt: skip
+    assert done.exit_code == 2
+    for text in ("'zpf'", "'resnet21'", "--batch-size 1", "--margin 2", "--precision", "'clases'", "--compile"):
+        assert text in done.stderr, text
+    assert "did you mean 'zipf'" in done.stderr
+    assert not list(tmp_path.glob("r/profiles/*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--dataset", "glyphs", "--classes", "10"], "drop one"),
+        (["--dataset", "glyphs", "--sweep", "classes=10"], "drop one"),
+        (["--sweep", "classes"], "expected classes=VALUE"),
+        (["--sweep", "classes=10,x"], "expected a whole number"),
+        (["--dataset", "glyphs", "--batch-size", "20000"], "10000 training images"),
+        (["-m", "zipf,zipf[upsample=2]"], "several sets of parameters"),
+        (["--compile", "graph", "--device", "cpu"], "needs a GPU"),
+        (["--max-seconds", "soon"], "duration"),
+    ],
+)
+def test_bad_requests_say_what_to_type(arguments: list[str], told: str, tmp_path: Path) -> None:
+    done = invoke("profile", *arguments, "--results", str(tmp_path / "r"), "-q")
+    assert done.exit_code == 2, done.output
+    assert told in done.stderr
+
+
+def test_no_measure_without_results_says_so(tmp_path: Path) -> None:
+    done = invoke("claims", "--no-measure", "--results", str(tmp_path / "none"))
+    assert done.exit_code == 2
+    assert "no results folder" in done.stderr
+
+
+def test_real_images_can_be_profiled(tmp_path: Path) -> None:
+    done = invoke(
+        "profile", "-m", "cskd", "--dataset", "glyphs", "--model", "resnet8", "-b", "32", "--rounds", "2",
+        "--max-seconds", "2", "--no-memory", "-q", "--json", "--results", str(tmp_path),
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["setting"]["dataset"] == "glyphs"
+    assert document["setting"]["num_train"] == 10_000
+    assert rows_of(document)["cskd"]["images_loaded"] == 2
