@@ -93,6 +93,7 @@ def run(
     timeout: Annotated[Text, typer.Option(help="limit per trial: 90, 15m, 6h")] = None,
     max_failures: Annotated[Text, typer.Option(help="restarts of a trial whose process dies")] = None,
     workers: Annotated[Text, typer.Option(help="decoding processes of a streamed data set")] = None,
+    compile_: Annotated[Text, typer.Option("--compile", help="auto, off or graph (GPU): how steps run")] = None,
     eval_every: Annotated[Text, typer.Option(help="log test accuracy every N epochs; 0 never")] = None,
     rerun: Annotated[Text, typer.Option(help="none, failed or all")] = None,
     baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="always add ce")] = True,
@@ -111,6 +112,7 @@ def run(
     flags = dict(locals())
     for name in ("config", "dry_run", "quiet", "as_json"):
         flags.pop(name)
+    flags["compile"] = flags.pop("compile_")
     _flag(flags, "baseline", baseline, True)
     _flag(flags, "weights", weights, True)
     _flag(flags, "logits", logits, True)

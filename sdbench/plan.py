@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from sdbench import data, registry, zoo
 from sdbench.engine import Resources, ray_tune
-from sdbench.environment import public_command
+from sdbench.environment import choose_device, public_command
 from sdbench.errors import EnvironmentProblem, UserError, unknown
 from sdbench.protocol import PROTOCOLS, Cell, Protocol, expand
 from sdbench.request import Problems, Request
@@ -187,11 +187,20 @@ def _options(request: Request, protocol: Protocol, problems: Problems, command: 
             "timeout_s": timeout,
             "max_failures": 1 if failures is None else failures,
             "workers": problems.number("workers", request.workers, int, 0, 256) or 0,
+            "compile": _compile(request, device, problems),
             "packed": per_gpu > 1,
             "baseline": registry.baseline_name(),
             "command": public_command(list(command)),
         }
     )
+
+
+def _compile(request: Request, device: str, problems: Problems) -> str:
+    """How steps run; a graph that was asked for needs a GPU, here unless the trials run elsewhere."""
+    wanted = problems.choice("compile", request.compile, ("auto", "off", "graph"), "auto")
+    if wanted == "graph" and not request.address and choose_device(device).type != "cuda":
+        problems.found.append("--compile graph: a CUDA graph needs a GPU; leave it out, or see `sdbench doctor`")
+    return wanted
 
 
 def _resources(request: Request, problems: Problems) -> Resources:

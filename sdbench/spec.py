@@ -124,7 +124,8 @@ class Cost(Record):
 
     process_s: processor time of the training loop, for CPU. peak_memory_bytes: on a GPU the
     largest amount of live tensors, on a CPU the largest resident set of the trial's process.
-    forward_images: images through the network per labelled image, with and without gradient.
+    images_with_gradient, images_without_gradient: forwarded through the network and its copies.
+    step: how full batches were trained on at the end; step_reason: why not from a CUDA graph, where one was wanted.
     """
 
     train_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -140,6 +141,8 @@ class Cost(Record):
     state_bytes: Count
     timing_valid: bool
     timing_problems: tuple[str, ...] = ()
+    step: StepKind = "eager"
+    step_reason: str = ""
 
     @property
     def forward_per_image(self) -> float:
@@ -209,6 +212,7 @@ class Options(Record):
     timeout_s: float | None = None
     max_failures: Count = 1
     workers: Count = 0
+    compile: Literal["auto", "off", "graph"] = "auto"
     packed: bool = False
     baseline: str = ""
     command: tuple[str, ...] = ()

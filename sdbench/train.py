@@ -24,7 +24,7 @@ from sdbench.evaluate import evaluate
 from sdbench.method import Terms
 from sdbench.schedule import learning_rate
 from sdbench.session import Session
-from sdbench.spec import Cost, Metrics, Options, Pairing, Provenance, Status, Trial, TrialResult
+from sdbench.spec import Cost, Metrics, Options, Pairing, Provenance, Status, StepKind, Trial, TrialResult
 from sdbench.store import Store, append_line, replacing, write_curve
 
 CLOCKS = ("train_s", "process_s", "eval_s", "setup_s")
@@ -77,6 +77,7 @@ def run_trial(
         store.write(_record(trial, options, progress, "interrupted", "started and not finished"), "started.json")
         began = time.perf_counter()
         session = opener(trial, store, options)
+        session.choose_step(_step_kind(options, session))
         _resume(session, progress, folder)
         progress.clocks["setup_s"] += time.perf_counter() - began
         metrics = _train(session, progress, folder, options, stop)
@@ -94,6 +95,13 @@ def run_trial(
     if status != "interrupted" and not options.keep_checkpoints:
         checkpoint.remove(folder / "checkpoint")
     return result
+
+
+def _step_kind(options: Options, session: Session) -> StepKind:
+    """A CUDA graph wherever there is a GPU, unless it is not wanted; the same kernels as eagerly."""
+    if options.compile == "off" or (options.compile == "auto" and session.device.type != "cuda"):
+        return "eager"
+    return "graph"
 
 
 def _train(session: Session, progress: Progress, folder: Path, options: Options, stop: Callable[[], bool]) -> Metrics:
@@ -219,6 +227,7 @@ def _record(
 
 def _cost(session: Session, progress: Progress) -> Cost:
     problems = tuple(dict.fromkeys(progress.timing_problems))
+    step, step_reason = session.step_kind
     cuda = session.device.type == "cuda"
     return Cost(
         **progress.clocks,
@@ -231,6 +240,8 @@ def _cost(session: Session, progress: Progress) -> Cost:
         state_bytes=session.state_bytes(),
         timing_valid=not problems,
         timing_problems=problems,
+        step=step,
+        step_reason=step_reason,
     )
 
 

@@ -42,7 +42,10 @@ def test_only_the_ray_engine_imports_ray() -> None:
     assert not any(uses(p, "ray", top_level=True) for p in HARNESS)
 
 
-@pytest.mark.parametrize("name", ["store", "statistics", "leaderboard", "spec", "space", "selectors", "progress"])
+@pytest.mark.parametrize(
+    "name",
+    ["store", "statistics", "leaderboard", "spec", "space", "selectors", "progress", "cost.records", "cost.archive"],
+)
 def test_records_and_boards_need_no_torch(name: str) -> None:
     code = f"import sys, sdbench.{name}; print([m for m in ('torch', 'ray') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -59,11 +62,14 @@ def test_help_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["leaderboard"], ["show", "x"], ["list", "runs"]])
-def test_reading_commands_need_no_torch(arguments: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [["--version"], ["leaderboard"], ["show", "x"], ["list", "runs"], ["profile", "--help"], ["claims", "--help"]],
+)
+def test_reading_commands_need_no_torch(command: str, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom sdbench.cli import app\n"
-        f"CliRunner().invoke(app, {arguments!r})\n"
+        f"CliRunner().invoke(app, {command.split()!r})\n"
         "print([m for m in ('torch', 'ray') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
@@ -95,13 +101,23 @@ def test_a_method_imports_no_other_method_and_no_harness() -> None:
 LAYERS = [
     {"sdbench.cli"},
     {"sdbench.commands", "sdbench.boards", "sdbench.catalog", "sdbench.doctor", "sdbench.checks"},
+    {"sdbench.cost.commands"},
+    {"sdbench.cost.profile", "sdbench.cost.scaling"},
+    {"sdbench.cost.request"},
     {"sdbench.run"},
     {"sdbench.plan", "sdbench.variants", "sdbench.protocol", "sdbench.request"},
     {"sdbench.engine", "sdbench.engine.local", "sdbench.engine.ray_tune"},
     {"sdbench.engine.supervise", "sdbench.engine.worker", "sdbench.engine.job"},
+    {"sdbench.cost.memory", "sdbench.cost.counts", "sdbench.cost.energy", "sdbench.cost.state"},
+    {"sdbench.cost.setting"},
     {"sdbench.train", "sdbench.assembly", "sdbench.session", "sdbench.graph"},
     {"sdbench.data", "sdbench.models", "sdbench.evaluate"},
     {"sdbench.registry", "sdbench.network", "sdbench.method"},
+    {"sdbench.cost.archive"},
+    {"sdbench.store"},
+    {"sdbench.cost.verdict", "sdbench.cost.timing"},
+    {"sdbench.statistics"},
+    {"sdbench.cost.records"},
     {"sdbench.spec", "sdbench.space", "sdbench.errors"},
 ]
 

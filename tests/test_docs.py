@@ -12,6 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from sdbench.cli import app
+from sdbench.cost.records import ProfileResult, ProfileRow
+from sdbench.cost.request import ProfilePlan
+from sdbench.train import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = [
@@ -40,6 +43,20 @@ def commands(path: Path) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines if line.startswith("sdbench ")]
 
 
+def unmeasured(plan: ProfilePlan, told: object) -> ProfileResult:
+    """A profile of what was planned, in which nothing was measured."""
+    return ProfileResult(
+        profile_id="unmeasured",
+        setting=plan.setting,
+        baseline=plan.contestants[0].name,
+        rows=tuple(ProfileRow(method=c.name, params=dict(c.params)) for c in plan.contestants),
+        load_start=0,
+        load_end=0,
+        seconds=0,
+        provenance=provenance(plan.options, None, ""),
+    )
+
+
 def test_readme_opens_with_the_two_commands() -> None:
     first = next(block for block in code_blocks(ROOT / "README.md") if "pip" in block)
     assert first.splitlines() == ['pip install -e ".[dev]" && sdbench run', 'pip install -e ".[dev]" && pytest']
@@ -47,8 +64,9 @@ def test_readme_opens_with_the_two_commands() -> None:
 
 @pytest.mark.parametrize("arguments", commands(ROOT / "README.md"), ids=" ".join)
 def test_readme_commands_are_understood(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each command is parsed and planned; training is left out, and data that are not here are replaced."""
+    """Each command is parsed and planned; training and measuring are left out, and data that are not here replaced."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sdbench.cost.commands.profile", unmeasured)
     arguments = ["glyphs" if a.startswith(("folder:", "cifar")) else a for a in arguments]
     if arguments[0] == "run":
         arguments = [*arguments, "--dry-run"]

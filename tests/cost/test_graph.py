@@ -153,6 +153,7 @@ def test_losses_compile_without_a_graph_break(stepper, method: str, num_classes:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 class TestOnAGpu:
     @pytest.fixture

@@ -23,9 +23,9 @@ def measured(planted: str) -> Callable[[str], Memory]:
 
 
 def test_a_step_counted_by_hand() -> None:
-    """w is 1,000 floats. y = exp(w) is 4,000 bytes, saved; z = y * y another 4,000; its sum 4. Backward: ones of 4 bytes
-    for the sum (the root gradient), its expansion is a view; then the gradient of z * y, twice 4,000 for the two factors
-    while z is gone, their sum 4,000 more before both go; then times y 4,000 for w."""
+    """w is 1,000 floats. y = exp(w) is 4,000 bytes, saved; z = y * y another 4,000; its sum 4. Backward: 4 bytes of
+    root gradient, whose expansion is a view; for each factor of y * y a gradient of 4,000, z being gone, and their
+    sum of 4,000 before both go; then that times y, 4,000, for w."""
     w = torch.zeros(1000, requires_grad=True)
     live = LiveTensors()
     live.seed("network", [w])

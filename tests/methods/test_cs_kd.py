@@ -7,8 +7,9 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from sdbench.network import PassCounter
 from sdbench.methods.cs_kd import ClassWiseSelfDistillation, class_consistency_loss
+
+from sdbench.network import PassCounter
 
 PROGRESS = torch.tensor(0.0)
 
