@@ -92,6 +92,8 @@ def configure(spec: TrialSpec, device: torch.device) -> None:
     """Settings of the whole process that a trial needs: threads, deterministic kernels on the CPU."""
     torch.set_num_threads(spec.threads)
     if device.type == "cuda":
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # the statistics below do not do it by themselves
+        torch.use_deterministic_algorithms(False)
         torch.backends.cudnn.benchmark = True
         torch.cuda.reset_peak_memory_stats(device)
     else:

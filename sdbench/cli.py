@@ -46,6 +46,8 @@ def _answers() -> Iterator[None]:
         raise typer.Exit(3 if isinstance(error, EnvironmentProblem) else 2) from None
     except BrokenPipeError:
         raise typer.Exit(0) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 def _version(wanted: bool) -> None:
@@ -213,9 +215,8 @@ def profile(
         from sdbench.cost import commands
         from sdbench.cost.request import ProfileRequest
 
-        answer, code = commands.run_profile(
-            ProfileRequest.model_validate(given), sys.argv[1:], quiet=quiet, as_json=as_json
-        )
+        request = ProfileRequest.model_validate(given)
+        answer, code = commands.run_profile(request, sys.argv[1:], quiet=quiet, as_json=as_json)
         typer.echo(answer)
     raise typer.Exit(code)
 
@@ -240,8 +241,7 @@ def claims(
         from sdbench.cost import commands
         from sdbench.cost.request import ProfileRequest
 
-        wanted = "json" if as_json else format_ or "text"
-        request = ProfileRequest.model_validate(given)
+        request, wanted = ProfileRequest.model_validate(given), "json" if as_json else format_ or "text"
         answer, code = commands.run_claims(request, sys.argv[1:], wanted, measure=measure, quiet=quiet)
         typer.echo(answer, nl=not answer.endswith("\n"))
     raise typer.Exit(code)

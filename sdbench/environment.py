@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -176,12 +176,14 @@ def _foreign_gpu_processes(device: torch.device) -> list[str]:
     """Other processes that compute on the same GPU."""
     import torch
 
+    torch.cuda.synchronize(device)  # makes this process's context, so that it is among the users
     users = _gpu_users(device)
     if users is None:
         return ["the driver does not tell who uses the GPU"]
-    # In a container the driver tells the host's process numbers, so this process is counted, not looked up.
-    ours = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
-    others = len(users) - (1 if ours and users else 0)
+    # In a container the driver may tell the host's process numbers: this process is then counted, not looked up.
+    # It may also tell none at all, which cannot be told from being alone.
+    known = any(user.pid == os.getpid() for user in users)
+    others = sum(user.pid != os.getpid() for user in users) if known else max(0, len(users) - 1)
     return [f"{others} other process(es) on the GPU"] if others else []
 
 
@@ -198,14 +200,21 @@ def _fraction_of_gpu(device: torch.device) -> list[str]:
     return problems
 
 
-def driver_memory_bytes(device: torch.device) -> int | None:
+def gpu_process_ids(device: torch.device) -> tuple[int, ...]:
+    """The driver's numbers of the processes on a GPU, in a container possibly those of the host."""
+    return tuple(int(user.pid) for user in _gpu_users(device) or [])
+
+
+def driver_memory_bytes(device: torch.device, known: Iterable[int] = ()) -> int | None:
     """What the driver counts for this process on a GPU, context and libraries included; None where it does not tell.
 
-    In a container the driver tells process numbers of the host: a process that is alone on the device is this one.
+    known: ``gpu_process_ids`` before this process came to the device. Where its own number is not among the users,
+    as in a container that shows the host's, the one process that is not known is this one.
     """
     users = _gpu_users(device) or []
-    ours = [u for u in users if u.pid == os.getpid()] or (users if len(users) == 1 else [])
-    return int(ours[0].usedGpuMemory) if ours and ours[0].usedGpuMemory else None
+    before = set(known)
+    ours = [u for u in users if u.pid == os.getpid()] or [u for u in users if u.pid not in before]
+    return int(ours[0].usedGpuMemory) if len(ours) == 1 and ours[0].usedGpuMemory else None
 
 
 def peak_resident_bytes() -> int:

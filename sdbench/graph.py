@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from sdbench.method import Batch, Terms
 from sdbench.network import PassCounter
 
+REGISTERS_GENERATORS = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 15)
+"""Whether a graph has to be told of the generators that it draws from; later versions find out by themselves."""
+
 FIRST_EAGER = 3
 """Eager steps before the first capture: optimizer state comes to be and kernels are chosen."""
 
@@ -46,18 +49,31 @@ class CudaRecorder:
 
     def record(self, work: Callable[[], Terms], generators: tuple[torch.Generator, ...]) -> Callable[[], Terms]:
         graph = torch.cuda.CUDAGraph()
-        for generator in generators:
-            if generator.device.type == "cuda":
+        if REGISTERS_GENERATORS:
+            for generator in generators:
                 graph.register_generator_state(generator)
         torch.cuda.synchronize(self._device)
-        with torch.cuda.graph(graph):
-            terms = work()
+        stream = torch.cuda.current_stream(self._device)
+        try:
+            # Another thread's calls, such as a data loader's that pins memory, must not spoil the capture.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                terms = work()
+        except RuntimeError:
+            self._recover(stream, generators)
+            raise
 
         def replay() -> Terms:
             graph.replay()
             return terms
 
         return replay
+
+    def _recover(self, stream: torch.cuda.Stream, generators: tuple[torch.Generator, ...]) -> None:
+        """After a capture that failed: older torch leaves its stream current and the generators capturing."""
+        torch.cuda.set_stream(stream)
+        default = torch.cuda.default_generators[torch.cuda.current_device()]
+        for generator in (*generators, default):
+            generator.graphsafe_set_state(generator.clone_state())
 
     def watched(self, work: Callable[[], Terms]) -> tuple[Terms, str]:
         before = torch.cuda.get_sync_debug_mode()
@@ -129,13 +145,14 @@ class CapturedStep:
         return terms
 
     def _capture(self, batch: Batch) -> None:
-        _, generators = self._stateful()
+        generators = tuple(g for g in self._stateful()[1] if g.device.type == "cuda")
         static = each_tensor(batch, torch.clone)
         before = (self._passes.with_gradient, self._passes.without_gradient)
         try:
             self._replay = self._recorder.record(lambda: self._work(static), generators)
         except RuntimeError as error:
-            self.obstacle = f"it cannot be captured: {(str(error) or repr(error)).splitlines()[0]}"
+            cause = error.__context__ or error  # the end of a capture says only that something went wrong before
+            self.obstacle = f"it cannot be captured: {(str(cause) or repr(cause)).splitlines()[0]}"
         finally:
             after = (self._passes.with_gradient, self._passes.without_gradient)
             self._counted = (after[0] - before[0], after[1] - before[1])

@@ -76,6 +76,8 @@ def register(name: str, *, paper: str = "", official: str = "") -> Callable[[typ
         problems = []
         if not NAME.fullmatch(name):
             problems.append(f"method name {name!r}: use lower-case letters, digits and underscores")
+        if name == "all":
+            problems.append("method name 'all' stands for all methods; choose another name in @register(...)")
         if name in _METHODS:
             problems.append(
                 f"method name {name!r} is taken by {_METHODS[name].__module__} "

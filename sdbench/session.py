@@ -8,7 +8,7 @@ seed start from the same weights and see the same images.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from sdbench import data
 from sdbench.data.dataset import anchors_per_step
 from sdbench.data.streams import derive_seed
 from sdbench.graph import CapturedStep, CudaRecorder
+from sdbench.holdings import bytes_of, tensors_of
 from sdbench.method import Batch, Combination, Method, Terms, refuse_other_than_terms
 from sdbench.network import Network
 from sdbench.spec import StepKind, Trial, TrialSpec
@@ -48,10 +49,11 @@ class Session:
         self.labelled_per_step = anchors_per_step(recipe.batch_size, method.partners, method.partners_in_batch)
         self.auxiliary = {k: p for k, p in method.named_parameters() if p.requires_grad}
         self._unused = set(self.auxiliary)
+        self._some_without_momentum = recipe.momentum > 0
         self._progress = torch.zeros((), device=device)
         self._rate = torch.zeros((), device=device)
         self._captured: CapturedStep | None = None
-        self.loss = method.loss
+        self._compiled: Callable[..., Terms] | None = None
         self._mixing = torch.Generator(device)
         if isinstance(method, Combination):
             method.hand_generator(self._mixing)
@@ -85,20 +87,20 @@ class Session:
     def choose_step(self, kind: StepKind) -> None:
         """How steps run from now on. "eager": operator by operator. "graph": replayed from a CUDA graph.
         "inductor": the loss compiled by torch, which rounds differently. ValueError for a graph without a GPU."""
-        self._captured, self.loss = None, self.method.loss
+        self._captured = self._compiled = None
         if kind == "graph":
             if self.device.type != "cuda":
                 raise ValueError("a CUDA graph needs a GPU; choose eager steps")
             self._captured = CapturedStep(self._work, self.network.passes, self._stateful, CudaRecorder(self.device))
         elif kind == "inductor":
-            self.loss = torch.compile(self.method.loss, fullgraph=True, dynamic=False)
+            self._compiled = torch.compile(self.method.loss, fullgraph=True, dynamic=False)
 
     @property
     def step_kind(self) -> tuple[StepKind, str]:
         """How full batches are trained on by now, and why not from a graph where that was asked for."""
         if self._captured is not None:
             return ("eager", self._captured.obstacle) if self._captured.obstacle else ("graph", "")
-        return ("eager" if self.loss == self.method.loss else "inductor"), ""
+        return ("inductor" if self._compiled else "eager"), ""
 
     def _stateful(self) -> tuple[nn.Module, tuple[torch.Generator, ...]]:
         return self.method, (self.generator, self._mixing)
@@ -132,16 +134,29 @@ class Session:
 
     def _work(self, batch: Batch) -> Terms:
         with self.autocast():
-            terms = self.loss(self.network, batch, self._progress)
+            terms = (self._compiled or self.method.loss)(self.network, batch, self._progress)
         refuse_other_than_terms(terms)
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack([term.reshape(()).float() for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
         if self._unused:
             self._unused -= {name for name in self._unused if self.auxiliary[name].grad is not None}
+        self._admit_late_gradients()
         self.optimizer.step()
         with torch.no_grad():
             self.method.after_step(self.network)
         return {name: term.detach() for name, term in terms.items()}
+
+    def _admit_late_gradients(self) -> None:
+        """Momentum of zero for a parameter whose first gradient comes after the others', which the fused step does
+        not make by itself; the first update is then its gradient, as everywhere."""
+        state = self.optimizer.state
+        if not self._some_without_momentum or not state:
+            return
+        without = [p for p in self.optimizer.param_groups[0]["params"] if "momentum_buffer" not in state[p]]
+        for parameter in without:
+            if parameter.grad is not None:
+                state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self._some_without_momentum = any("momentum_buffer" not in state[p] for p in without)
 
     def end_epoch(self) -> None:
         with torch.no_grad():
@@ -185,9 +200,13 @@ class Session:
         return sum(p.numel() for p in self.auxiliary.values())
 
     def state_bytes(self) -> int:
-        """Bytes of training state: the method's buffers and frozen networks."""
-        frozen = [p for p in self.method.parameters() if not p.requires_grad]
-        return sum(t.numel() * t.element_size() for t in [*frozen, *self.method.buffers()])
+        """Bytes of training state: all that the method holds besides auxiliary parameters."""
+        return bytes_of(self.method_state())
+
+    def method_state(self) -> list[Tensor]:
+        """The tensors of the method's training state, wherever it keeps them, but for the harness's own."""
+        others = [*self.network.parameters(), *self.network.buffers(), *self.auxiliary.values()]
+        return tensors_of(self.method, [*others, self._progress, self._rate])
 
     def pairing(self) -> dict[str, str]:
         """SHA-256 of the initial weights and of the first batch, to prove that trials are paired."""
@@ -212,6 +231,7 @@ class Session:
             "random": random,
             "passes": vars(self.network.passes).copy(),
             "unused": sorted(self._unused),
+            "device": self.device.type,
         }
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -179,6 +179,8 @@ def _save(session: Session, progress: Progress, folder: Path) -> None:
 def _resume(session: Session, progress: Progress, folder: Path) -> None:
     """Continue from the newest checkpoint and cut the curve back to it; otherwise start clean."""
     state = checkpoint.load(folder / "checkpoint")
+    if state is not None and state["session"].get("device", session.device.type) != session.device.type:
+        state = None  # streams of random numbers differ between devices: nothing to go on from
     if state is not None and state["trial_id"] == session.trial_id:
         session.restore(state["session"])
         for key, value in state["progress"].items():
@@ -267,7 +269,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """The error and the innermost place of the traceback, without the folders it lies in."""
     frame = error.__traceback__
     while frame and frame.tb_next:

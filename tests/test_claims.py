@@ -381,7 +381,7 @@ def test_a_second_forward_pass_refutes_a_plug_ins_one_pass() -> None:
     one = found(claims, "planted")
     assert (one.label, one.iterations.verdict, one.one_pass.verdict) == ("", None, "refuted")
     assert one.readings["forward passes"].value == 2.0
-    told = "planted: one pass, no overhead: refuted (2 forward passes per labelled image; time x1.333"
+    told = "planted: one pass, no overhead: refuted (2 forward passes per labelled image; time ×1.333"
     assert told in render(claims, "text")
     assert told in render(claims, "md")
     assert claims.rows[-1].method == "planted"

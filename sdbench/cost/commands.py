@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +23,7 @@ from sdbench.leaderboard_costs import Hardware
 from sdbench.selectors import split_list
 from sdbench.store import Store
 
-INTERRUPTED = 130
+FAILED, INTERRUPTED = 1, 130
 FORMATS = ("text", "md", "json")
 
 
@@ -34,10 +35,18 @@ def run_profile(request: ProfileRequest, command: Sequence[str], *, quiet: bool,
     sweep, plans = make_plans(request, command)
     root = results_folder(request.results)
     told = silent if quiet else to_stderr
+    require_device(plans[0].options.device)
     found: list[ProfileResult] = []
+    trouble = 0
     for plan in plans:
-        require_device(plan.options.device)
-        result = profile(plan, told)
+        try:
+            result = measured(plan, told)
+        except (EnvironmentProblem, KeyboardInterrupt) as error:
+            if not found:  # nothing to show yet
+                raise
+            told(str(error) or "interrupted")
+            trouble = max(trouble, INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED)
+            break
         told(f"kept as {archive.write(root, result).relative_to(root.parent)}")
         found.append(result)
         if result.interrupted:
@@ -48,9 +57,20 @@ def run_profile(request: ProfileRequest, command: Sequence[str], *, quiet: bool,
         answer = formats.json_text(scaling.document(sweep, found)) if as_json else scaling.text(sweep, found)
     else:
         answer = formats.json_text(formats.document(found[0])) if as_json else formats.text(found[0])
-    if any(result.interrupted for result in found):
-        return answer, INTERRUPTED
-    return answer, 1 if any(row.status != "ok" for result in found for row in result.rows) else 0
+    return answer, max(trouble, *map(exit_code, found))
+
+
+def measured(plan: ProfilePlan, told: Told) -> ProfileResult:
+    """A profile, with whatever plug-ins print sent to stderr: stdout is for the answer."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return profile(plan, told)
+
+
+def exit_code(result: ProfileResult) -> int:
+    """0 all well, 1 a method failed, 130 interrupted."""
+    if result.interrupted:
+        return INTERRUPTED
+    return FAILED if any(row.status != "ok" for row in result.rows) else 0
 
 
 def run_claims(
@@ -71,38 +91,48 @@ def run_claims(
     root = results_folder(request.results) if measure else existing_folder(request.results)
     code = _measure_missing(plan, root, silent if quiet else to_stderr, request.plugin) if measure else 0
     chosen = request.model or request.classes
-    wanted = Wanted(
-        setting=plan.setting if measure or chosen else None,
-        hardware=_here(plan.options.device, plan.setting.threads) if measure else None,
-        params={c.name: c.params for c in plan.contestants},
-        sources={c.name: method_source(c.name) for c in plan.contestants} if measure else {},
-    )
+    wanted = _wanted(plan)
+    if not measure:
+        wanted = replace(wanted, setting=plan.setting if chosen else None, hardware=None, sources={})
     rows = profiled(archive.scan(root).results, wanted)
-    return render(judge_claims(claims, rows, gains(Store(root).scan().results, claims)), format_name), code
+    table = judge_claims(claims, rows, gains(Store(root).scan().results, claims))
+    if request.methods:
+        shown = {c.name for c in plan.contestants}
+        table = table.model_copy(update={"rows": tuple(row for row in table.rows if row.method in shown)})
+    return render(table, format_name), code
 
 
 def _measure_missing(plan: ProfilePlan, root: Path, told: Told, plugins: tuple[str, ...]) -> int:
     """Profile the methods that no profile of this machine and task has; returns the exit code."""
     require_device(plan.options.device)
-    wanted = Wanted(
+    have = profiled(archive.scan(root).results, _wanted(plan))
+    failed = [row for row, _ in have.values() if row.status != "ok"]
+    for row in failed:
+        told(f"{row.method}: {row.status}: {row.reason}; `sdbench profile --methods {row.method}` tries again")
+    settled = {name for name, (row, _) in have.items() if row.timing_valid or row.status != "ok"}
+    missing = [c for c in plan.contestants[1:] if c.name not in settled]
+    if not missing:
+        return FAILED if failed else 0
+    told(f"no profile of {', '.join(c.name for c in missing)} here yet; measuring (--no-measure leaves it)")
+    files = tuple(str(Path(p).expanduser().absolute()) for p in plugins)
+    options = plan.options.model_copy(update={"plugins": files})
+    result = measured(replace(plan, contestants=(plan.contestants[0], *missing), options=options), told)
+    archive.write(root, result)
+    for row in result.rows:
+        if row.status != "ok":
+            told(f"{row.method}: {row.status}: {row.reason}")
+    return exit_code(result)
+
+
+def _wanted(plan: ProfilePlan) -> Wanted:
+    """Profiles of this task, made on this machine with the methods as they are now."""
+    return Wanted(
         setting=plan.setting,
         hardware=_here(plan.options.device, plan.setting.threads),
         params={c.name: c.params for c in plan.contestants},
         sources={c.name: method_source(c.name) for c in plan.contestants},
+        baseline=plan.contestants[0].name,
     )
-    have = profiled(archive.scan(root).results, wanted)
-    missing = [c for c in plan.contestants[1:] if c.name not in have]
-    if not missing:
-        return 0
-    told(f"no profile of {', '.join(c.name for c in missing)} here yet; measuring (--no-measure leaves it)")
-    files = tuple(str(Path(p).expanduser().absolute()) for p in plugins)
-    options = plan.options.model_copy(update={"plugins": files})
-    result = profile(replace(plan, contestants=(plan.contestants[0], *missing), options=options), told)
-    archive.write(root, result)
-    failed = [row for row in result.rows if row.status != "ok"]
-    for row in failed:
-        told(f"{row.method}: {row.status}: {row.reason}")
-    return INTERRUPTED if result.interrupted else (1 if failed else 0)
 
 
 def _here(device: str, threads: int) -> Hardware:

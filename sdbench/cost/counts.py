@@ -20,8 +20,8 @@ from sdbench.cost.records import Operator
 from sdbench.cost.setting import Stepper
 from sdbench.method import Batch
 
-OPERATOR_STEPS = 5
-"""Steps over which an operator's time is taken; its median over them counts."""
+OPERATOR_STEPS = 9
+"""Steps of each contestant over which operators' times are taken, in turns."""
 SHOWN = 3
 """Operators that a flagged method names."""
 FLAG_ABOVE = 1.05
@@ -37,7 +37,6 @@ WAITING = {
     "aten::unique_consecutive",
     "aten::unique_dim",
     "aten::_unique2",
-    "aten::repeat_interleave.Tensor",
     "aten::bincount",
 }
 """Operators whose result, or its shape, the host has to wait for on a GPU."""
@@ -63,20 +62,20 @@ class Work:
     kernels: int | None
 
 
-def count_passes(stepper: Stepper) -> Passes:
-    """One real step, with its passes through the network and its copies counted."""
-    session = stepper.session
-    passes = session.network.passes
-    batch = stepper.batch()
-    before = vars(passes).copy()
+def count_passes(stepper: Stepper, steps: int = 1) -> Passes:
+    """Real steps, with their passes through the network and its copies counted; the mean over them."""
+    passes = stepper.session.network.passes
+    before, loaded, labelled = vars(passes).copy(), 0, 0
     passes.watching = True
     try:
-        stepper.train(batch)
+        for _ in range(steps):
+            batch = stepper.batch()
+            loaded, labelled = loaded + images_in(batch), labelled + len(batch.labels)
+            stepper.train(batch)
     finally:
         passes.watching = False
-    labelled = len(batch.labels)
     return Passes(
-        loaded=images_in(batch) / labelled,
+        loaded=loaded / labelled,
         with_gradient=(passes.with_gradient - before["with_gradient"]) / labelled,
         without_gradient=(passes.without_gradient - before["without_gradient"]) / labelled,
         backward=(passes.backward - before["backward"]) / labelled,
@@ -88,20 +87,23 @@ def images_in(batch: Batch) -> int:
     return sum(map(len, (batch.images, *batch.views, *batch.partners)))
 
 
-def count_work(stepper: Stepper) -> Work:
-    """Two real steps: one under torch's FLOP counter, one under the operator log. Its batch is not counted."""
-    batch = stepper.batch()
-    counter = FlopCounterMode(display=False)
-    with counter:
-        stepper.train(batch)
-    batch = stepper.batch()
-    log = OperatorLog()
-    with log:
-        stepper.train(batch)
+def count_work(stepper: Stepper, steps: int = 1) -> Work:
+    """Real steps under torch's FLOP counter, then as many under the operator log; the mean over each. The making of
+    batches is not counted."""
+    flops, log = 0, OperatorLog()
+    for _ in range(steps):
+        batch, counter = stepper.batch(), FlopCounterMode(display=False)
+        with counter:
+            stepper.train(batch)
+        flops += counter.get_total_flops()
+    for _ in range(steps):
+        batch = stepper.batch()
+        with log:
+            stepper.train(batch)
     return Work(
-        flops=counter.get_total_flops(),
-        operators=sum(log.calls.values()),
-        host_syncs=sum(log.waits.values()),
+        flops=round(flops / steps),
+        operators=round(sum(log.calls.values()) / steps),
+        host_syncs=round(sum(log.waits.values()) / steps),
         kernels=_kernels(stepper) if stepper.session.device.type == "cuda" else None,
     )
 
@@ -111,7 +113,8 @@ class OperatorLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Seconds are host time on a CPU, where operators run as they are called; on a GPU they are between two
     events, so that they hold what the operator's launch leaves idle. A scalar that leaves the device, a boolean
-    mask as an index, and a copy from the device to the host are waits, on a CPU too, where they would be.
+    mask as an index, and a copy between a GPU and pageable memory of the host are waits. On a CPU copies are none, so
+    that ``.cpu()`` and ``.tolist()`` are not seen there: the number is then the least that a GPU would wait.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
@@ -127,7 +130,7 @@ class OperatorLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         name = func.name()
         self.calls[str(func.overloadpacket)] += 1
-        if name in WAITING or _masked(name, args) or _to_host(name, args, kwargs or {}):
+        if name in WAITING or _masked(name, args) or _crosses(name, args, kwargs or {}):
             self.waits[name] += 1
         with self._timed(str(func.overloadpacket)):
             return func(*args, **(kwargs or {}))
@@ -163,43 +166,57 @@ def _masked(name: str, args: tuple[Any, ...]) -> bool:
     return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
 
 
-def _to_host(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """A copy from a GPU to the host that the host waits for."""
+def _crosses(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """A copy between a GPU and the host that the host waits for: to it, or from memory that is not pinned."""
     if name == "aten::_to_copy":
-        target = kwargs.get("device")
-        return bool(target is not None and torch.device(target).type == "cpu" and args[0].device.type == "cuda")
-    if name == "aten::copy_":
-        return bool(args[0].device.type == "cpu" and isinstance(args[1], Tensor) and args[1].device.type == "cuda")
-    return False
+        source, target = args[0], torch.device(kwargs.get("device") or args[0].device)
+        waits_not = kwargs.get("non_blocking", False)
+    elif name == "aten::copy_" and isinstance(args[1], Tensor):
+        source, target = args[1], args[0].device
+        waits_not = args[2] if len(args) > 2 else kwargs.get("non_blocking", False)
+    else:
+        return False
+    if source.device.type == "cuda":
+        return target.type == "cpu"
+    return target.type == "cuda" and not (waits_not and source.is_pinned())
 
 
-def operator_times(steppers: Mapping[str, Stepper]) -> dict[str, dict[str, float]]:
-    """Seconds per step by operator, the median over ``OPERATOR_STEPS`` steps taken in turns."""
-    samples: dict[str, list[dict[str, float]]] = {name: [] for name in steppers}
-    for _ in range(OPERATOR_STEPS):
-        for name, stepper in steppers.items():
-            log = OperatorLog(stepper.session.device)
-            with log:
-                stepper()
-            samples[name].append(log.seconds())
-    return {name: _medians(found) for name, found in samples.items()}
+@dataclass(frozen=True)
+class OperatorSteps:
+    """Seconds and calls by operator, a pair for each step that was logged."""
+
+    seconds: tuple[Mapping[str, float], ...]
+    calls: Mapping[str, int]
+
+    def median(self) -> dict[str, float]:
+        """Median seconds per step by operator."""
+        keys = sorted(set().union(*self.seconds))
+        return {key: median(step.get(key, 0.0) for step in self.seconds) for key in keys}
 
 
-def _medians(samples: list[dict[str, float]]) -> dict[str, float]:
-    keys = sorted(set().union(*samples))
-    return {key: median(sample.get(key, 0.0) for sample in samples) for key in keys}
+def log_step(stepper: Stepper) -> tuple[dict[str, float], Counter[str]]:
+    """Seconds and calls by operator of one eager step, the making of its batch included."""
+    log = OperatorLog(stepper.session.device)
+    with log:
+        stepper()
+    return log.seconds(), log.calls
 
 
-def costliest(own: Mapping[str, float], baseline: Mapping[str, float]) -> tuple[Operator, ...]:
+def costliest(own: OperatorSteps, baseline: OperatorSteps, scale: float = 1.0) -> tuple[Operator, ...]:
     """The operators that take most time beyond the baseline's, with their shares of all such excess.
 
-    own, baseline: seconds per step by operator.
+    own, baseline: of steps taken in turns, paired by position. scale: steps of an epoch over the baseline's. An
+    operator counts if in three quarters of the pairs it took longer; what is left out is as likely to be noise.
     """
-    excess = {name: seconds - baseline.get(name, 0.0) for name, seconds in own.items()}
-    more = {name: seconds for name, seconds in excess.items() if seconds > 0}
-    total = sum(more.values())
-    order = sorted(more, key=lambda name: (-more[name], name))[:SHOWN]
-    return tuple(Operator(name=name, extra_ms=1000 * more[name], share=more[name] / total) for name in order)
+    excess = {}
+    for name in sorted(set().union(*own.seconds)):
+        pairs = zip(own.seconds, baseline.seconds, strict=True)
+        differences = sorted(scale * a.get(name, 0.0) - b.get(name, 0.0) for a, b in pairs)
+        if differences[len(differences) // 4] > 0:
+            excess[name] = median(differences)
+    total = sum(excess.values())
+    order = sorted(excess, key=lambda name: (-excess[name], name))[:SHOWN]
+    return tuple(Operator(name=name, extra_ms=1000 * excess[name], share=excess[name] / total) for name in order)
 
 
 def flop_coverage(seconds: Mapping[str, float]) -> float:
@@ -209,8 +226,8 @@ def flop_coverage(seconds: Mapping[str, float]) -> float:
     return sum(s for name, s in seconds.items() if name in known) / total if total else 0.0
 
 
-def _kernels(stepper: Stepper) -> int:
-    """GPU kernels that one eager step launches."""
+def _kernels(stepper: Stepper) -> int | None:
+    """GPU kernels that one eager step launches; None where the profiler is not told of any."""
     from torch.profiler import ProfilerActivity, profile
 
     batch = stepper.batch()
@@ -219,4 +236,5 @@ def _kernels(stepper: Stepper) -> int:
         torch.cuda.synchronize()
     events = cast(Callable[[], Any], profiler.events)()
     on_device = torch.autograd.DeviceType.CUDA  # type: ignore[attr-defined]
-    return sum(1 for event in events if event.device_type == on_device and "mem" not in event.name.lower()[:3])
+    kernels = [e for e in events if e.device_type == on_device and not e.is_user_annotation]
+    return sum(not event.name.startswith(("Memcpy", "Memset")) for event in kernels) or None

@@ -20,30 +20,39 @@ class Wanted:
 
     setting: the task, or None for that of the newest profile. hardware: where it was measured, or None for any.
     params, sources: per method its hyper-parameters and the hash of its source; a method that is not in them counts
-    with any.
+    with any. baseline: the method that ratios have to be to.
     """
 
     setting: Setting | None
     hardware: Hardware | None
     params: Mapping[str, Mapping[str, Value]]
     sources: Mapping[str, str]
+    baseline: str
 
 
 def profiled(profiles: Sequence[ProfileResult], wanted: Wanted) -> dict[str, tuple[ProfileRow, ProfileResult]]:
-    """Per method its newest row whose timing counts (or else its newest), from profiles of one task."""
-    on_noise = [p for p in profiles if p.setting.dataset == SYNTHETIC]
-    setting = wanted.setting or (on_noise[-1].setting if on_noise else None)
+    """Per method its newest row whose timing counts (or else its newest, if need be of a failure), from profiles of
+    one task on one kind of hardware: those wanted, or those of the newest profile."""
+    known = [p for p in profiles if p.setting.dataset == SYNTHETIC and p.baseline == wanted.baseline]
+    if wanted.setting is not None:
+        known = [p for p in known if _task(p.setting) == _task(wanted.setting)]
+    if wanted.hardware is not None:
+        known = [p for p in known if profiled_on(p) == wanted.hardware]
+    if not known:
+        return {}
+    last = max(known, key=lambda p: p.provenance.started)
+    alike = [p for p in known if (_task(p.setting), profiled_on(p)) == (_task(last.setting), profiled_on(last))]
     found: dict[str, list[Measured]] = {}
-    for profile in on_noise:
-        if setting is None or _task(profile.setting) != _task(setting):
-            continue
-        if wanted.hardware not in (None, profiled_on(profile)):
-            continue
+    for profile in alike:
         for row in profile.rows:
-            if row.status == "ok" and _same(row, wanted):
+            if _same(row, wanted):
                 found.setdefault(row.method, []).append(Measured(profile, row))
-    chosen = {name: newest_timed(measured) for name, measured in found.items()}
+    chosen = {name: _best(measured) for name, measured in found.items()}
     return {name: (m.row, m.profile) for name, m in chosen.items() if m is not None}
+
+
+def _best(measured: Sequence[Measured]) -> Measured | None:
+    return newest_timed([m for m in measured if m.row.status == "ok"] or measured)
 
 
 def _task(setting: Setting) -> tuple[object, ...]:

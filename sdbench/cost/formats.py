@@ -30,7 +30,23 @@ HEADERS = (
 LEGEND = (
     "time ×: median over rounds of the step's {clock} over that of {baseline}'s step of the same round, with its "
     "bootstrap interval. FLOPs ×: what counted FLOPs predict. peak: {memory}. loaded, forward, backward: images per "
-    "labelled image. aux: weights that are trained and then thrown away. state: bytes that the method keeps."
+    "labelled image. aux: weights that are trained and then thrown away. state: bytes that the method keeps. known: "
+    "the share of operator time that went to operators whose FLOPs are counted. waits: operators that make the host "
+    "wait for a GPU, as far as they can be seen here. What follows them is the peak's parts, then the process's "
+    "resident set, and on a GPU what the allocator reserved and what the driver counts."
+)
+SPLIT = {
+    "network": "network",
+    "optimizer": "optimizer",
+    "auxiliary_parameters": "aux",
+    "method_state": "state",
+    "batch": "batch",
+    "activations": "activations",
+}
+"""Columns of what the peak is made of."""
+WORK_HEADERS = (
+    *("a step", "GFLOP", "known", "operators", "kernels", "waits", *SPLIT.values()),
+    *("resident", "reserved", "driver"),
 )
 STATE_HEADERS = ("state at", "CIFAR-100", "TinyImageNet", "ImageNet", "iNat21")
 
@@ -43,6 +59,8 @@ def text(result: ProfileResult) -> str:
     parts = [about(result), table, "\n".join(notes(result))]
     if any(any(row.state_bytes_at.values()) for row in result.rows):
         parts.insert(2, _state(result.rows))
+    if any(row.flops is not None for row in result.rows):
+        parts.insert(2, _work(result.rows))
     return clean_lines("\n\n".join(part for part in parts if part))
 
 
@@ -98,6 +116,32 @@ def _state(rows: Sequence[ProfileRow]) -> str:
     )
 
 
+def _work(rows: Sequence[ProfileRow]) -> str:
+    """What the step launches, how much of it the FLOP counter knows, and what the peak is made of."""
+    lines = []
+    for row in rows:
+        if row.flops is None:
+            continue
+        memory = row.memory
+        split = memory.split.model_dump() if memory and memory.split else {}
+        held = memory.model_dump(exclude={"split"}) if memory else {}
+        sizes = [held.get(key) for key in ("peak_resident_bytes", "peak_reserved_bytes", "driver_bytes")]
+        lines.append(
+            [
+                row.method,
+                f"{row.flops / 1e9:.2f}",
+                MISSING if row.flop_coverage is None else f"{100 * row.flop_coverage:.0f} %",
+                count_text(row.operators_launched),
+                count_text(row.kernels_launched),
+                count_text(row.host_syncs),
+                *(bytes_text(split.get(kind)) for kind in SPLIT),
+                *(bytes_text(size) for size in sizes),
+            ]
+        )
+    align = ("left", *["right"] * (len(WORK_HEADERS) - 1))
+    return tabulate(lines, headers=WORK_HEADERS, tablefmt="simple", disable_numparse=True, colalign=align)
+
+
 def notes(result: ProfileResult) -> list[str]:
     """Sentences on single rows, and the legend."""
     told: list[str] = []
@@ -127,10 +171,21 @@ def _row_notes(row: ProfileRow, result: ProfileResult) -> list[str]:
         told.append(f"{row.method}: above what its FLOPs predict; of the extra operator time: {named}")
     if row.step_reason:
         told.append(f"{row.method}: eager steps: {row.step_reason}")
+    if row.steps_differ:
+        told.append(
+            f"{row.method}: its steps do unlike work; counts are means, ratios are of sums over blocks of rounds"
+        )
+    time, wall = row.time_ratio, row.wall_ratio
+    if time and wall and row.timing_valid and wall.low > time.high + result.setting.margin:
+        told.append(
+            f"{row.method}: elapsed time ×{wall.median:.3f} is above that: it waits, or works in other processes"
+        )
     if row.generations > 1:
         told.append(f"{row.method}: {row.generations} trainings in a row; the ratios are of the last")
     if row.host_syncs:
-        told.append(f"{row.method}: {row.host_syncs} operator(s) per step make the host wait for a GPU")
+        told.append(
+            f"{row.method}: {row.host_syncs} operator(s) per step make the host wait for a GPU, or would on one"
+        )
     if row.memory_reason:
         told.append(f"{row.method}: memory not measured: {row.memory_reason}")
     if row.joules_per_1000_images is not None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from sdbench import environment, registry
 from sdbench.cost.records import Memory, MemorySplit, Setting
 from sdbench.cost.setting import Contestant, Stepper, open_data, open_session
 from sdbench.graph import each_tensor
+from sdbench.holdings import bytes_of, dense_parts
 from sdbench.method import Batch
 from sdbench.session import Session
 from sdbench.spec import Record, Value
@@ -38,8 +39,9 @@ ANSWER = "memory: "
 class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of all storages that live, now and at the peak, by what they are for.
 
-    ``seed`` names storages that exist already; whatever an operator returns later is "activations". A storage is
-    counted once, however many tensors view it, and until the last of them, and autograd, lets go of it.
+    ``seed`` names storages that exist already; whatever else an operator takes or returns is "activations". A storage
+    is counted once, however many tensors view it, with the size that it grew to, until the last of them, and autograd,
+    lets go of it.
     """
 
     def __init__(self) -> None:
@@ -52,31 +54,32 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def seed(self, kind: str, tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
-            self._add(tensor, kind)
+            for part in dense_parts(tensor):
+                self._add(part, kind)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        self.seed("activations", _tensors((args, kwargs)))
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_iter(result):
-            if isinstance(leaf, Tensor):
-                self._add(leaf, "activations")
+        self.seed("activations", _tensors((args, kwargs, result)))  # an argument may have grown
         return result
 
     def _add(self, tensor: Tensor, kind: str) -> None:
         storage = tensor.untyped_storage()
-        key = storage._cdata
-        size = storage.nbytes()
-        if key in self._live or not size:
+        key, size = storage._cdata, storage.nbytes()
+        before, known_kind = self._live.get(key, (None, kind))
+        if size == (before or 0):
             return
-        self._live[key] = (size, kind)
-        self._now[kind] += size
-        self.total += size
+        self._live[key] = (size, known_kind)
+        self._now[known_kind] += size - (before or 0)
+        self.total += size - (before or 0)
         if self.total > self.peak:
             self.peak = self.total
             self.at_peak = dict(self._now)
-        # The Python object of a storage lives as long as the storage itself.
-        weakref.finalize(storage, self._gone, key).atexit = False
+        if before is None:
+            # The Python object of a storage lives as long as the storage itself.
+            weakref.finalize(storage, self._gone, key).atexit = False
 
     def _gone(self, key: int) -> None:
         size, kind = self._live.pop(key)
@@ -84,8 +87,12 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.total -= size
 
 
+def _tensors(tree: object) -> Iterator[Tensor]:
+    return (leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor))
+
+
 class MemoryJob(Record):
-    """What the process that measures is asked on its standard input."""
+    """What the process that measures is asked on its standard input. known: processes that were on the GPU before."""
 
     setting: Setting
     method: str
@@ -93,6 +100,7 @@ class MemoryJob(Record):
     plugins: tuple[str, ...] = ()
     data_dir: str | None = None
     device: str = "cpu"
+    known: tuple[int, ...] = ()
 
 
 def measure_memory(job: MemoryJob) -> Memory:
@@ -102,22 +110,20 @@ def measure_memory(job: MemoryJob) -> Memory:
         registry.load_plugin(plugin)
     dataset = open_data(job.setting, device, Path(job.data_dir) if job.data_dir else None)
     stepper = Stepper(open_session(job.setting, Contestant(job.method, job.params), dataset, device))
-    batches = [stepper.batch() for _ in range(STEPS_BEFORE + 1)]
-    held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-    for batch in batches[:STEPS_BEFORE]:
-        stepper.train(batch)
+    # Copies: labels and index are views of the whole epoch's.
+    batches = [each_tensor(stepper.batch(), torch.clone) for _ in range(STEPS_BEFORE + 1)]
+    stepper.close()
+    while len(batches) > 1:
+        stepper.train(batches.pop())
     stepper.settle()
-    measured = each_tensor(batches[-1], torch.clone)  # labels and index are views of the whole epoch's
-    del batches, batch
-    return _on_gpu(stepper, measured, device, held) if device.type == "cuda" else _on_cpu(stepper, measured)
+    stepper.session.optimizer.zero_grad(set_to_none=True)
+    return _on_gpu(stepper, batches[0], device, job.known) if device.type == "cuda" else _on_cpu(stepper, batches[0])
 
 
 def _on_cpu(stepper: Stepper, batch: Batch) -> Memory:
     resident = environment.peak_resident_bytes()
     tracker = LiveTensors()
-    session = stepper.session
-    session.optimizer.zero_grad(set_to_none=True)
-    for kind, tensors in holdings(session, batch).items():
+    for kind, tensors in holdings(stepper.session, batch).items():
         tracker.seed(kind, tensors)
     with tracker:
         stepper.train(batch)
@@ -127,39 +133,32 @@ def _on_cpu(stepper: Stepper, batch: Batch) -> Memory:
 
 def holdings(session: Session, batch: Batch) -> Mapping[str, list[Tensor]]:
     """What lives before a step, by what it is for. The data set is not among it."""
-    auxiliary: list[Tensor] = list(session.auxiliary.values())
-    owned = {id(p) for p in auxiliary}
-    method = [t for t in [*session.method.parameters(), *session.method.buffers()] if id(t) not in owned]
     state = [v for values in session.optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
     return {
         "network": [*session.network.parameters(), *session.network.buffers()],
-        "auxiliary_parameters": auxiliary,
+        "auxiliary_parameters": list(session.auxiliary.values()),
         "optimizer": state,
         "batch": [batch.images, *batch.views, *batch.partners, batch.labels, batch.index],
-        "method_state": method,
+        "method_state": session.method_state(),
     }
 
 
-def _on_gpu(stepper: Stepper, batch: Batch, device: torch.device, held: int) -> Memory:
-    """``held`` bytes were the data set, batches, network and method before the first step."""
-    session = stepper.session
-    session.optimizer.zero_grad(set_to_none=True)
-    own = sum(_bytes(tensors) for kind, tensors in holdings(session, batch).items() if kind != "optimizer")
-    dataset = max(0, held - own)
+def _on_gpu(stepper: Stepper, batch: Batch, device: torch.device, known: Iterable[int]) -> Memory:
+    """What is allocated beyond the holdings before the step, the data set above all, is left out of the peak."""
     torch.cuda.synchronize(device)
+    own = {kind: bytes_of(tensors) for kind, tensors in holdings(stepper.session, batch).items()}
+    others = torch.cuda.memory_allocated(device) - sum(own.values())
     torch.cuda.reset_peak_memory_stats(device)
     stepper.train(batch)
     torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device) - others
     return Memory(
-        peak_bytes=max(0, torch.cuda.max_memory_allocated(device) - dataset),
+        peak_bytes=peak,
+        split=MemorySplit(**own, activations=peak - sum(own.values())),
         peak_reserved_bytes=torch.cuda.max_memory_reserved(device),
-        driver_bytes=environment.driver_memory_bytes(device),
+        driver_bytes=environment.driver_memory_bytes(device, known),
         peak_resident_bytes=environment.peak_resident_bytes(),
     )
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def memory_of(job: MemoryJob, timeout_s: float = 600.0) -> Memory | str:
@@ -187,7 +186,7 @@ def memory_of(job: MemoryJob, timeout_s: float = 600.0) -> Memory | str:
 def main() -> None:
     job = MemoryJob.model_validate_json(sys.stdin.read())
     answer = measure_memory(job)
-    print(f"{ANSWER}{answer.model_dump_json()}", flush=True)
+    print(f"\n{ANSWER}{answer.model_dump_json()}", flush=True)  # a plug-in may have left a line open
     os._exit(0)  # a plug-in's threads or exit handlers must not keep a finished process alive
 
 

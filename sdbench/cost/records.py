@@ -94,8 +94,10 @@ class ProfileRow(Record):
     predicted_ratio: what the counted FLOPs of the two steps predict. flagged: the measured ratio is
     more than 5 % above it; ``operators`` are then those that cost most beyond the baseline's step.
     step: how the step ran; step_reason: why not as asked. step_ms: median time of the step.
-    steps_ratio: steps of an epoch over the baseline's; above 1 where partners are within the batch.
-    All ratios and counts already include it.
+    steps_differ: its steps do unlike work; counts are then means over several steps, and ratios are of sums over
+    blocks of rounds. warmup_s: first steps of that kind, a capture or compilation included.
+    steps_ratio: steps of an epoch over the baseline's; above 1 where partners are within the batch. All ratios
+    include it; what is of one step (flops, operators_launched, kernels_launched, host_syncs, step_ms) does not.
     images_loaded, forward_images, backward_images: per labelled image; forwards with and without gradient
     together. flops: of the whole step, backward included. flop_coverage: share of the
     step's operator time that went to operators which the FLOP counter knows. operators_launched: calls
@@ -122,6 +124,7 @@ class ProfileRow(Record):
     step_ms: Positive | None = None
     step: StepKind = "eager"
     step_reason: str = ""
+    steps_differ: bool = False
     warmup_s: NotNegative | None = None
     steps_ratio: Positive = 1.0
     images_loaded: NotNegative | None = None

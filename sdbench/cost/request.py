@@ -78,24 +78,30 @@ def make_plans(request: ProfileRequest, command: Sequence[str] = ()) -> tuple[Sw
     sweep = _sweep(request, problems)
     asked = request.dataset
     dataset = (problems.attempt(lambda: data.canonical_name(asked)) if asked else None) or SYNTHETIC
-    variants = choose_variants(_method_names(request), [dataset], problems)
+    contestants = _contestants(request, dataset, problems)
     field = sweep.quantity.replace("-", "_")
+    if sweep.quantity and getattr(request, field) is not None:
+        problems.found.append(f"--sweep {sweep.quantity} and --{sweep.quantity} together; drop one")
+    if request.data_dir and not request.dataset:
+        problems.found.append("--data-dir without --dataset: noise lies nowhere; give --dataset, or drop it")
     requests = [request.model_copy(update={field: value}) for value in sweep.values] or [request]
     settings = [_setting(each, dataset, problems) for each in requests]
     options = _options(request, command, problems)
     if problems.found:
         raise UserError(list(dict.fromkeys(problems.found)))
-    contestants = tuple(Contestant(name, params) for name, params in variants[dataset])
-    repeated = sorted({c.name for c in contestants if [d.name for d in contestants].count(c.name) > 1})
-    if repeated:
-        raise UserError(f"{repeated[0]} is asked for with several sets of parameters; profile one at a time")
     return sweep, [ProfilePlan(s, contestants, options, request.memory) for s in settings if s is not None]
 
 
-def _method_names(request: ProfileRequest) -> list[str]:
-    """The baseline first, then those asked for, or the core methods."""
+def _contestants(request: ProfileRequest, dataset: str, problems: Problems) -> tuple[Contestant, ...]:
+    """The baseline with its defaults first, whatever was asked for; then the methods asked for, or the core ones."""
+    base = registry.baseline_name()
     wanted = split_list(request.methods) or list(registry.core_names())
-    return [registry.baseline_name(), *wanted]
+    found = choose_variants([base], [dataset], problems)[dataset]
+    found += [(name, params) for name, params in choose_variants(wanted, [dataset], problems)[dataset] if name != base]
+    names = [name for name, _ in found]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        problems.found.append(f"{name} is asked for with several sets of parameters; profile one at a time")
+    return tuple(Contestant(name, params) for name, params in found)
 
 
 def _sweep(request: ProfileRequest, problems: Problems) -> Sweep:
@@ -133,7 +139,7 @@ def _setting(request: ProfileRequest, dataset: str, problems: Problems) -> Setti
     if dataset == SYNTHETIC:
         side = size or 32
         classes = classes or 100
-        num_train, augment = max(noise_count(side, classes), 2 * batch_size), "crop-flip"
+        num_train, augment = noise_count(side, batch_size), "crop-flip"
     else:
         location = Path(request.data_dir).expanduser().absolute() if request.data_dir else None
         facts = problems.attempt(lambda: data.inspect(request.dataset or "", location, size))

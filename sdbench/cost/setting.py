@@ -7,7 +7,7 @@ making of its batch: crop, flip, normalization, partners and further views.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +43,9 @@ class Contestant:
     params: Mapping[str, Value]
 
 
-def noise_count(image_size: int, num_classes: int) -> int:
-    """Images in the synthetic training set: ``NUM_TRAIN``, fewer where they are large, at least two per class."""
-    return max(2 * num_classes, min(NUM_TRAIN, NOISE_BYTES // (3 * image_size**2)))
+def noise_count(image_size: int, batch_size: int) -> int:
+    """Images in the synthetic training set: ``NUM_TRAIN``, fewer where they are large, at least two batches."""
+    return max(2 * batch_size, min(NUM_TRAIN, NOISE_BYTES // (3 * image_size**2)))
 
 
 def noise(num_classes: int, num_train: int, image_size: int, device: torch.device) -> ResidentSet:
@@ -154,13 +154,17 @@ class Stepper:
         """The next full batch."""
         return next(self._feed)
 
+    def close(self) -> None:
+        """Let go of the data: no further batch can be asked for."""
+        self._feed.close()
+
     def train(self, batch: Batch) -> Terms:
         return self.session.step(batch, RATE, self.progress)
 
     def __call__(self) -> None:
         self.train(self.batch())
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Generator[Batch, None, None]:
         full = self.session.labelled_per_step
         while True:
             for batch in self.session.batches(self._epoch):

@@ -11,6 +11,7 @@ import torch
 from sdbench import models, registry
 from sdbench.cost.records import Setting
 from sdbench.cost.setting import Contestant
+from sdbench.holdings import bytes_of, tensors_of
 from sdbench.method import Task
 
 LARGE = {
@@ -72,5 +73,5 @@ def _set_up(setting: Setting, contestant: Contestant, num_classes: int, num_trai
         ),
         network,
     )
-    frozen = [p for p in method.parameters() if not p.requires_grad]
-    return sum(t.numel() * t.element_size() for t in [*frozen, *method.buffers()])
+    trained = [p for p in method.parameters() if p.requires_grad]
+    return bytes_of(tensors_of(method, [*network.parameters(), *network.buffers(), *trained]))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
+from sdbench.cost.verdict import LEAST_ROUNDS
 from sdbench.statistics import median_interval
 
 WARMUP_ROUNDS = 5
@@ -72,13 +73,14 @@ class Rounds:
     def count(self) -> int:
         return min(map(len, self.work.values()), default=0)
 
-    def half_widths(self, baseline: str) -> dict[str, float]:
-        """Half the bootstrap interval of each contestant's median ratio to the baseline."""
+    def half_widths(self, baseline: str, scales: Mapping[str, float] | None = None) -> dict[str, float]:
+        """Half the bootstrap interval of each contestant's median ratio to the baseline, times its scale, or 1."""
         found = {}
         for name in self.work:
             if name != baseline:
+                scale = (scales or {}).get(name, 1.0)
                 pairs = zip(self.work[name][: self.count], self.work[baseline][: self.count], strict=True)
-                interval = median_interval([a / b for a, b in pairs])
+                interval = median_interval([scale * a / b for a, b in pairs])
                 found[name] = (interval.high - interval.low) / 2
         return found
 
@@ -93,19 +95,22 @@ def take_turns(
     max_seconds: float,
     order: random.Random,
     warmup: int = WARMUP_ROUNDS,
+    scales: Mapping[str, float] | None = None,
+    failed: Callable[[], Collection[str]] = tuple,
     told: Callable[[int, Sequence[float]], None] = lambda count, half_widths: None,
 ) -> Rounds:
     """Time every contestant once a round, in an order drawn anew each round.
 
     steps: one call is one step. baseline: a key of ``steps``. After ``warmup`` uncounted rounds at least ``rounds``
-    are counted, then more until the half-width of every ratio's interval is below ``half_width``. No round begins
-    after ``max_seconds``, except the first counted one. order: shuffles the turns.
+    are counted, and at least ``LEAST_ROUNDS``, then more until the half-width of every ratio's interval is below
+    ``half_width``. No round begins after ``max_seconds``, except the first counted one. order: shuffles the turns.
+    scales: what ratios are multiplied with, by contestant. failed: those whose times no longer count.
     told: called at every look at the intervals with the rounds so far and their half-widths.
     A Ctrl-C ends the counting after the last whole round, if there is one.
     """
     began = time.perf_counter()
     found = Rounds({name: [] for name in steps}, {name: [] for name in steps})
-    names = list(steps)
+    names, least = list(steps), max(rounds, LEAST_ROUNDS)
     try:
         for turn in range(-warmup, 10**9):
             late = time.perf_counter() - began > max_seconds
@@ -118,8 +123,8 @@ def take_turns(
             for name, (work, wall) in timed.items():
                 found.work[name].append(work)
                 found.wall[name].append(wall)
-            if (found.count >= rounds and found.count % CHECK_EVERY == 0) or found.count == rounds:
-                widths = list(found.half_widths(baseline).values())
+            if found.count == least or (found.count > least and found.count % CHECK_EVERY == 0):
+                widths = [w for name, w in found.half_widths(baseline, scales).items() if name not in failed()]
                 told(found.count, widths)
                 if max(widths, default=0.0) < half_width:
                     break

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from sdbench.cost.records import Overhead, ProfileRow, Ratio, Verdict
 from sdbench.statistics import median_interval
 
+LEAST_ROUNDS = 20
+"""Below this many rounds a bootstrap interval of a median covers less than it says, and no verdict rests on it."""
+
 
 def judge(low: float, high: float, margin: float) -> Verdict:
     """Where the interval [low, high] of a ratio lies against the band [1 - margin, 1 + margin].
@@ -21,11 +24,14 @@ def judge(low: float, high: float, margin: float) -> Verdict:
     return "cheaper" if high < 1 - margin else "inconclusive"
 
 
-def ratio_of(own: Sequence[float], baseline: Sequence[float], margin: float, scale: float = 1.0) -> Ratio:
+def ratio_of(
+    own: Sequence[float], baseline: Sequence[float], margin: float, scale: float = 1.0, *, counts: bool = True
+) -> Ratio:
     """The median over rounds of ``scale * own / baseline`` with its bootstrap 95 % interval.
 
     own, baseline: seconds per round, of the same rounds, all positive. scale: steps of the method's epoch over
-    steps of the baseline's.
+    steps of the baseline's. counts: whether the timing does; the verdict is "inconclusive" where not, and where there
+    are fewer than ``LEAST_ROUNDS``.
     """
     found = median_interval([scale * a / b for a, b in zip(own, baseline, strict=True)])
     return Ratio(
@@ -33,7 +39,7 @@ def ratio_of(own: Sequence[float], baseline: Sequence[float], margin: float, sca
         low=found.low,
         high=found.high,
         rounds=found.n,
-        verdict=judge(found.low, found.high, margin),
+        verdict=judge(found.low, found.high, margin) if counts and found.n >= LEAST_ROUNDS else "inconclusive",
     )
 
 

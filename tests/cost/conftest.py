@@ -1,6 +1,6 @@
 """The plug-in with planted costs, and sessions on a task of seconds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +15,16 @@ PLANTED = Path(__file__).parent.parent / "plugins" / "planted_costs.py"
 SMALL = Setting(network="resnet8", num_classes=10, num_train=200, image_size=16, augment="crop-flip", batch_size=16)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def planted() -> str:
-    if "planted_buffer" not in registry.names():
-        registry.load_plugin(str(PLANTED))
-    return str(PLANTED)
+@pytest.fixture(autouse=True, scope="package")
+def planted() -> Iterator[str]:
+    """The plug-in's path; its methods are registered for these tests alone."""
+    before = dict(registry._METHODS), dict(registry._ORIGIN)
+    registry.load_plugin(str(PLANTED))
+    yield str(PLANTED)
+    registry._METHODS, registry._ORIGIN = before
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def dataset():
     return open_data(SMALL, torch.device("cpu"))
 

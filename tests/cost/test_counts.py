@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sdbench import registry
-from sdbench.cost.counts import OperatorLog, costliest, count_passes, count_work, flop_coverage, operator_times
+from sdbench.cost.counts import OperatorLog, OperatorSteps, costliest, count_passes, count_work, flop_coverage, log_step
 from sdbench.cost.setting import Contestant
 from sdbench.cost.state import CHECKED_AT, LARGE, SOLVED_AT, fit, state_at_large
 
@@ -116,19 +116,39 @@ def test_a_wait_planted_in_a_method_is_counted(stepper) -> None:
 
 
 def test_the_costliest_operators_are_differences() -> None:
-    own = {"conv": 0.010, "sort": 0.006, "exp": 0.002, "add": 0.001}
-    base = {"conv": 0.011, "exp": 0.001, "add": 0.001}
-    sort, exp = costliest(own, base)
+    step = {"conv": 0.010, "sort": 0.006, "exp": 0.002, "add": 0.001}
+    own = steps(*[{**step, "conv": conv} for conv in (0.010, 0.013, 0.010, 0.013)])
+    base = steps(*[{"conv": 0.011, "exp": 0.001, "add": 0.001}] * 4)
+    sort, exp = costliest(own, base)  # conv takes longer in half of the steps: noise
     assert (sort.name, sort.extra_ms, sort.share) == ("sort", pytest.approx(6.0), pytest.approx(6 / 7))
     assert (exp.name, exp.extra_ms, exp.share) == ("exp", pytest.approx(1.0), pytest.approx(1 / 7))
     assert costliest(base, base) == ()
+    assert costliest(base, base, scale=4.0)[0].extra_ms == pytest.approx(33.0)
+
+
+def steps(*seconds: dict[str, float]) -> OperatorSteps:
+    return OperatorSteps(seconds, {})
 
 
 def test_planted_work_without_flops_is_found_by_its_name(stepper) -> None:
-    found = operator_times({m: settled(stepper, m) for m in ("ce", "planted_sort")})
-    assert costliest(found["planted_sort"], found["ce"])[0].name == "aten.sort"
+    plain, sorting = settled(stepper, "ce"), settled(stepper, "planted_sort")
+    pairs = [(log_step(plain)[0], log_step(sorting)[0]) for _ in range(5)]
+    base, own = (steps(*each) for each in zip(*pairs, strict=True))
+    assert costliest(own, base)[0].name == "aten.sort"
+    assert flop_coverage(own.median()) < flop_coverage(base.median())
+
+
+def test_coverage_is_the_share_of_time() -> None:
     assert flop_coverage({"aten.convolution": 3.0, "aten.sort": 1.0}) == 0.75
-    assert flop_coverage(found["planted_sort"]) < flop_coverage(found["ce"])
+    assert flop_coverage({}) == 0.0
+
+
+def test_counts_over_several_steps_are_means(stepper) -> None:
+    found = settled(stepper, "planted_every_fourth")
+    assert count_passes(found, 8).without_gradient == 0.25
+    forward = convolution_flops(10, 16, 16)
+    one = (forward + 2 * 16 * 3 * 16 * 9 * 16 * 16) / 3
+    assert count_work(found, 4).flops == pytest.approx(forward + one / 4, abs=1)
 
 
 def test_state_is_extrapolated_by_classes_and_images() -> None:

@@ -88,6 +88,33 @@ def test_the_split_adds_up_and_knows_what_can_be_counted(measured) -> None:
     assert found.peak_resident_bytes > found.peak_bytes
 
 
+def test_what_is_kept_outside_buffers_is_found_too(measured) -> None:
+    plain, kept = measured("ce"), measured("planted_attribute")
+    assert kept.split.method_state == kept.peak_bytes - plain.peak_bytes == 3 * 2**20
+
+
+def test_storages_that_grow_and_sparse_tensors_are_counted() -> None:
+    live = LiveTensors()
+    with live:
+        grown = torch.empty(10).resize_(1000)
+        assert live.total == 4_000
+        small = torch.empty(0)
+        torch.add(grown, grown, out=small)
+        assert live.total == 8_000
+        sparse = torch.sparse_coo_tensor(torch.tensor([[0, 1]]), torch.tensor([1.0, 2.0]), (5,), check_invariants=True)
+        assert live.total >= 8_000 + 16 + 8
+    del grown, small, sparse
+    assert live.total == 0
+
+
+def test_tensors_that_nobody_named_count_when_an_operator_meets_them() -> None:
+    hidden = torch.zeros(500)
+    live = LiveTensors()
+    with live:
+        hidden.sum()
+    assert live.total == 2_000
+
+
 def test_partners_are_part_of_the_batch(measured) -> None:
     plain, pairs = measured("ce"), measured("cskd")
     assert pairs.split.batch - plain.split.batch == 16 * 3 * 16 * 16 * 4

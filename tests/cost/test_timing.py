@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from sdbench.cost.contestant import seconds_per_block
 from sdbench.cost.records import ProfileRow, Ratio
 from sdbench.cost.timing import WARMUP_ROUNDS, cpu_clock, take_turns
 from sdbench.cost.verdict import judge, overhead, ratio_of
@@ -119,9 +120,9 @@ def test_verdicts_against_a_margin_of_three_percent(low: float, high: float, ver
 
 
 def test_the_ratio_is_of_pairs_not_of_totals() -> None:
-    """In round 2 the machine was ten times slower for both: pairs say 2, 2, 3; totals would say 2.08."""
-    ratio = ratio_of([2.0, 20.0, 3.0], [1.0, 10.0, 1.0], 0.03)
-    assert (ratio.median, ratio.rounds, ratio.verdict) == (2.0, 3, "costlier")
+    """In one round in three the machine was ten times slower for both: pairs say 2, 2, 3; totals would say 2.08."""
+    ratio = ratio_of([2.0, 20.0, 3.0] * 10, [1.0, 10.0, 1.0] * 10, 0.03)
+    assert (ratio.median, ratio.rounds, ratio.verdict) == (2.0, 30, "costlier")
     assert ratio_of([1.0] * 5, [1.0] * 5, 0.03, scale=4.0).median == 4.0
 
 
@@ -179,6 +180,31 @@ def test_whether_a_method_is_one_pass_with_no_overhead(changes, verdict: str, be
     answer = overhead(row(**changes), 0.03)
     assert answer.verdict == verdict
     assert because in "; ".join(answer.because)
+
+
+def test_few_rounds_and_timings_that_do_not_count_decide_nothing() -> None:
+    assert ratio_of([1.0], [1.0], 0.03).verdict == "inconclusive"
+    assert ratio_of([1.0] * 19, [1.0] * 19, 0.03).verdict == "inconclusive"
+    assert ratio_of([1.0] * 20, [1.0] * 20, 0.03).verdict == "equal"
+    assert ratio_of([2.0] * 60, [1.0] * 60, 0.03, counts=False).verdict == "inconclusive"
+
+
+def test_no_stop_before_there_are_enough_rounds() -> None:
+    assert turns(FakeClock({"base": 1.0, "twice": 2.0}), rounds=3).count == 20
+
+
+def test_widths_are_of_scaled_ratios_and_failures_do_not_count() -> None:
+    scaled = turns(FakeClock({"base": 1.0, "twice": 2.0}, noise=0.01), scales={"twice": 2.0})
+    plain = turns(FakeClock({"base": 1.0, "twice": 2.0}, noise=0.01))
+    assert scaled.count > plain.count
+    assert max(scaled.half_widths("base", {"twice": 2.0}).values()) < 0.01
+    noisy = turns(FakeClock({"base": 1.0, "twice": 2.0}, noise=0.5), failed=lambda: ["twice"])
+    assert noisy.count == 20
+
+
+def test_blocks_of_rounds() -> None:
+    assert seconds_per_block([1, 2, 3, 4, 5], 2) == [3, 7]
+    assert seconds_per_block([1, 2], 3) == [3]
 
 
 def test_a_row_without_a_measurement_has_no_answer() -> None:

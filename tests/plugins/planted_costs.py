@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdbench import Batch, Method, Network, Output, Task, Terms, register
+from sdbench import Batch, Choice, Method, Network, Output, Task, Terms, register
 
 BUFFER_BYTES = 3 * 2**20
 ACTIVATION_BYTES = 10 * 2**20
@@ -91,14 +91,42 @@ class Sort(_Plain):
 
 @register("planted_failure")
 class Failure(_Plain):
-    """Fails in its third step."""
+    """Fails in a step of its own choice."""
+
+    space = {"step": Choice(3, 12, 40)}
+
+    def __init__(self, *, step: int = 3) -> None:
+        super().__init__()
+        self.fails_in = step
+        self.steps = 0
+
+    def criterion(self, output: Output, batch: Batch, progress: Tensor) -> Terms:
+        self.steps += 1
+        if self.steps == self.fails_in:
+            raise ZeroDivisionError("planted")
+        return super().criterion(output, batch, progress)
+
+
+@register("planted_attribute")
+class Attribute(_Plain):
+    """3 MiB that it keeps in a container, where no buffer is."""
+
+    def setup(self, task: Task, network: Network) -> None:
+        self.kept = {"here": [torch.zeros(BUFFER_BYTES, dtype=torch.uint8)]}
+
+
+@register("planted_every_fourth")
+class EveryFourth(_Plain):
+    """A second forward pass in every fourth step."""
 
     def __init__(self) -> None:
         super().__init__()
         self.steps = 0
 
-    def criterion(self, output: Output, batch: Batch, progress: Tensor) -> Terms:
+    def loss(self, network: Network, batch: Batch, progress: Tensor) -> Terms:
+        terms = self.criterion(network(batch.images), batch, progress)
         self.steps += 1
-        if self.steps == 3:
-            raise ZeroDivisionError("planted")
-        return super().criterion(output, batch, progress)
+        if self.steps % 4 == 0:
+            with torch.no_grad():
+                network(batch.images)
+        return terms
