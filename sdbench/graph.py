@@ -9,6 +9,7 @@ at the beginning of each epoch, and such a method keeps running eagerly, with th
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
@@ -161,17 +162,25 @@ class CapturedStep:
 
 
 def plain_state(module: nn.Module) -> dict[str, str]:
-    """The plain values (numbers, texts, truth values, and where tensors and buffers lie) that a module and
-    its parts hold as attributes: what Python code may branch on, or replace by another tensor."""
+    """The plain values (numbers, texts, truth values, containers of them, and where tensors and buffers lie) that a
+    module and its parts hold as attributes: what Python code may branch on, or replace by another tensor."""
     found: dict[str, str] = {}
     for prefix, part in module.named_modules():
         for key, value in {**vars(part), **part._buffers, **part._parameters}.items():
-            name = f"{prefix}.{key}".lstrip(".")
-            if isinstance(value, Tensor):
-                found[name] = f"tensor at {value.data_ptr()}"
-            elif value is None or isinstance(value, bool | int | float | str):
-                found[name] = repr(value)
+            if key not in ("_parameters", "_buffers", "_modules") and (told := _plain(value)):
+                found[f"{prefix}.{key}".lstrip(".")] = told
     return found
+
+
+def _plain(value: object) -> str:
+    """A value as text; empty for objects that are neither plain nor made of plain values."""
+    if isinstance(value, Tensor):
+        return f"tensor at {value.data_ptr()}"
+    if isinstance(value, dict):
+        value = [item for pair in value.items() for item in pair]
+    if isinstance(value, list | tuple | deque):
+        return f"{len(value)}: {', '.join(map(_plain, value))}"
+    return repr(value) if value is None or isinstance(value, bool | int | float | str) else ""
 
 
 def each_tensor(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:

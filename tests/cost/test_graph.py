@@ -116,10 +116,14 @@ def test_plain_state_sees_values_and_replaced_tensors() -> None:
     before = plain_state(module)
     module.memory.add_(1)
     assert plain_state(module) == before
-    module.inner.count = 1
+    module.inner._count = 1
     module.memory = torch.zeros(3)
+    module.seen = {"steps": [1]}
     changed = {k for k, v in plain_state(module).items() if before.get(k) != v}
-    assert changed == {"inner.count", "memory"}
+    assert changed == {"inner._count", "memory", "seen"}
+    before = plain_state(module)
+    module.seen["steps"].append(2)
+    assert plain_state(module)["seen"] != before["seen"]
 
 
 def test_a_graph_needs_a_gpu(stepper) -> None:
