@@ -93,6 +93,7 @@ def test_what_is_kept_outside_buffers_is_found_too(measured) -> None:
     assert kept.split.method_state == kept.peak_bytes - plain.peak_bytes == 3 * 2**20
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 def test_storages_that_grow_and_sparse_tensors_are_counted() -> None:
     live = LiveTensors()
     with live:
