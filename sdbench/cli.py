@@ -25,7 +25,7 @@ app = typer.Typer(
 Many = Optional[list[str]]  # noqa: UP045  typer reads this form on every supported version
 Text = Optional[str]  # noqa: UP045
 
-Methods = Annotated[Many, typer.Option("--methods", "-m", help="names, globs, all, ^name, name[param=value]")]
+Methods = Annotated[Many, typer.Option("--methods", "-m", help="names, globs, all, ^name, name\\[param=value]")]
 Datasets = Annotated[Many, typer.Option("--dataset", "--datasets", "-d", help="see: sdbench list datasets")]
 Models = Annotated[Many, typer.Option("--model", "--models", "-M", help="see: sdbench list models")]
 Results = Annotated[Text, typer.Option("--results", "-o", help="results folder (default: results)")]
