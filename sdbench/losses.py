@@ -34,3 +34,22 @@ def distillation_kl(logits: Tensor, teacher_logits: Tensor, temperature: float) 
     student = F.log_softmax(full_precision(logits) / temperature, dim=1)
     teacher = F.log_softmax(full_precision(teacher_logits.detach()) / temperature, dim=1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def label_log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
+    """log p_n[y_n] for logits [N, K] and labels y [N] in [0, K); [N], each <= 0."""
+    return F.log_softmax(full_precision(logits), dim=1).gather(1, labels[:, None]).squeeze(1)
+
+
+def focal_mean(log_probabilities: Tensor, gamma: float | Tensor) -> Tensor:
+    """-(1/N) sum_n (1 - p_n)^gamma_n log p_n for log p [N], as of the labels; a 0-d tensor.
+
+    gamma: >= 0, one number or one per image [N]. 0 is cross-entropy; larger values leave less to
+        images whose label has a high probability, and towards infinity only those with p = 0 count.
+    The gradient flows through both factors and is finite up to p = 1, where it is 0 for gamma > 0.
+    None flows into ``gamma``.
+    """
+    # For gamma < 1 the slope of (1 - p)^gamma is infinite at p = 1, and there log p is 0.
+    unlikeliness = (-torch.expm1(log_probabilities)).clamp(min=torch.finfo(log_probabilities.dtype).tiny)
+    exponent = gamma.detach() if isinstance(gamma, Tensor) else gamma
+    return -(unlikeliness**exponent * log_probabilities).mean()

@@ -140,12 +140,53 @@ def _torchvision_resnet(name: str, num_classes: int, image_size: int) -> StagedN
     from torchvision.models import resnet as source
 
     net = getattr(source, name)(weights=None, num_classes=num_classes)
-    if image_size < SMALL_IMAGE:
-        stem = _stem(64)
-        initialize(stem)
-    else:
-        stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
-    return StagedNetwork(stem, [net.layer1, net.layer2, net.layer3, net.layer4], net.fc, image_size, name)
+    stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+    return StagedNetwork(
+        _small(stem, image_size, 64), [net.layer1, net.layer2, net.layer3, net.layer4], net.fc, image_size, name
+    )
+
+
+def _densenet121(name: str, num_classes: int, image_size: int) -> StagedNetwork:
+    """torchvision's DenseNet-121 (Huang et al., https://arxiv.org/abs/1608.06993) with its initialization.
+
+    Growth 32. Four stages: a dense block each, with the transition that halves the map before it (none before the
+    first); the last BatchNorm and ReLU belong to the last stage, whose maps the classifier reads. Below 64 pixels
+    the stem is conv3x3 with BatchNorm and ReLU at stride 1.
+    """
+    from torchvision.models import densenet121
+
+    net = densenet121(weights=None, num_classes=num_classes)
+    parts = dict(net.features.named_children())
+    stages: list[nn.Module] = [nn.Sequential(parts["denseblock1"])]
+    stages += [nn.Sequential(parts[f"transition{i - 1}"], parts[f"denseblock{i}"]) for i in (2, 3, 4)]
+    stages[-1] = nn.Sequential(*stages[-1], parts["norm5"], nn.ReLU(inplace=True))  # type: ignore[misc]
+    stem = nn.Sequential(parts["conv0"], parts["norm0"], parts["relu0"], parts["pool0"])
+    return StagedNetwork(_small(stem, image_size, 64), stages, net.classifier, image_size, name)
+
+
+def _mobilenet_v2(name: str, num_classes: int, image_size: int) -> StagedNetwork:
+    """torchvision's MobileNetV2 (Sandler et al., https://arxiv.org/abs/1801.04381), its initialization included.
+
+    Five stages, one for each size of the map; the last holds the final conv1x1 to 1,280 channels. Below 64 pixels
+    the stem keeps the resolution, so that images of 32 pixels end at 2x2. Deviation: no dropout before the
+    classifier, which could otherwise not be applied at every position of the last map.
+    """
+    from torchvision.models import mobilenet_v2
+
+    net = mobilenet_v2(weights=None, num_classes=num_classes)
+    blocks = list(net.features)
+    ends = (2, 4, 7, 14, len(blocks))
+    stages: list[nn.Module] = [nn.Sequential(*blocks[start:end]) for start, end in zip((1, *ends), ends, strict=False)]
+    return StagedNetwork(_small(blocks[0], image_size, 32), stages, net.classifier[1], image_size, name)
+
+
+def _small(stem: nn.Module, image_size: int, channels: int) -> nn.Module:
+    """A stem, or below 64 pixels one of as many channels that keeps the resolution, He-initialized."""
+    if image_size >= SMALL_IMAGE:
+        return stem
+    fresh = _stem(channels)
+    initialize(fresh)
+    return fresh
 
 
 _BUILDERS: dict[str, Callable[[str, int, int], StagedNetwork]] = {
@@ -155,4 +196,7 @@ _BUILDERS: dict[str, Callable[[str, int, int], StagedNetwork]] = {
     "preact_resnet18": _preact_resnet18,
     "resnet18": _torchvision_resnet,
     "resnet50": _torchvision_resnet,
+    "resnext50_32x4d": _torchvision_resnet,
+    "densenet121": _densenet121,
+    "mobilenet_v2": _mobilenet_v2,
 }

@@ -20,6 +20,9 @@ MODELS: dict[str, ModelInfo] = {
         ModelInfo("preact_resnet18", "pre-activation ResNet-18 of the self-distillation papers, 11.2 M weights"),
         ModelInfo("resnet18", "torchvision's ResNet-18; 3x3 stem without pooling below 64 pixels"),
         ModelInfo("resnet50", "torchvision's ResNet-50; 3x3 stem without pooling below 64 pixels"),
+        ModelInfo("resnext50_32x4d", "torchvision's ResNeXt-50 32x4d; 3x3 stem without pooling below 64 pixels"),
+        ModelInfo("densenet121", "torchvision's DenseNet-121; 3x3 stem without pooling below 64 pixels"),
+        ModelInfo("mobilenet_v2", "torchvision's MobileNetV2 without dropout; 3x3 stem of stride 1 below 64 pixels"),
     )
 }
-"""In the order of their size on small images."""
+"""Residual networks in the order of their size, then the others."""

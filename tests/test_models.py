@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision import models as torchvision_models
 from torchvision.models import resnet as torchvision_resnet
 
 from sdbench import models
@@ -16,6 +17,15 @@ from sdbench.errors import UserError
 from sdbench.method import Output
 from sdbench.network import StagedNetwork, wrap
 from sdbench.zoo import MODELS
+
+TORCHVISION = [
+    ("resnet18", 11_689_512),
+    ("resnet50", 25_557_032),
+    ("resnext50_32x4d", 25_028_904),
+    ("densenet121", 7_978_856),
+    ("mobilenet_v2", 3_504_872),
+]
+"""torchvision's networks and the parameters that its documentation gives."""
 
 SMALL = ["resnet8", "resnet20", "preact_resnet18", "resnet18"]
 
@@ -57,7 +67,7 @@ def test_published_parameter_counts() -> None:
     assert round((count(build("resnet56")) - projections) / 1e6, 2) == 0.85
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("resnet18", 11_689_512), ("resnet50", 25_557_032)])
+@pytest.mark.parametrize(("name", "parameters"), TORCHVISION)
 def test_parameters_at_224_pixels_are_torchvisions(name: str, parameters: int) -> None:
     assert count(build(name, 1000, 224)) == parameters
 
@@ -84,13 +94,16 @@ def load_torchvision(network: StagedNetwork, source: nn.Module) -> None:
         target.copy_(value)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", [name for name, _ in TORCHVISION])
 def test_forward_equals_torchvisions_for_equal_weights(name: str) -> None:
     network = build(name, 7, 64)
     torch.manual_seed(1)
-    source = getattr(torchvision_resnet, name)(num_classes=7)
+    source = getattr(torchvision_models, name)(num_classes=7)
+    for part in source.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0  # sdbench's networks have none
     images = torch.randn(2, 3, 64, 64)
-    assert not torch.allclose(network.eval()(images).logits, source.eval()(images))
+    assert not torch.allclose(network(images).logits, source(images))
     load_torchvision(network, source)
     for mode in (True, False):
         network.train(mode)
@@ -129,6 +142,11 @@ def test_output_of_every_network(name: str) -> None:
         ("resnet18", 32, [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]),
         ("resnet50", 63, [(256, 63, 63), (512, 32, 32), (1024, 16, 16), (2048, 8, 8)]),
         ("resnet50", 64, [(256, 16, 16), (512, 8, 8), (1024, 4, 4), (2048, 2, 2)]),
+        ("resnext50_32x4d", 32, [(256, 32, 32), (512, 16, 16), (1024, 8, 8), (2048, 4, 4)]),
+        ("densenet121", 32, [(256, 32, 32), (512, 16, 16), (1024, 8, 8), (1024, 4, 4)]),
+        ("densenet121", 64, [(256, 16, 16), (512, 8, 8), (1024, 4, 4), (1024, 2, 2)]),
+        ("mobilenet_v2", 32, [(16, 32, 32), (24, 16, 16), (32, 8, 8), (96, 4, 4), (1280, 2, 2)]),
+        ("mobilenet_v2", 224, [(16, 112, 112), (24, 56, 56), (32, 28, 28), (96, 14, 14), (1280, 7, 7)]),
         ("resnet18", 224, [(64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7)]),
     ],
 )

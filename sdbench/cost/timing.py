@@ -6,6 +6,7 @@ than either step. Knows nothing of methods; ``benchmarks/`` times other things w
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -102,15 +103,16 @@ def take_turns(
     """Time every contestant once a round, in an order drawn anew each round.
 
     steps: one call is one step. baseline: a key of ``steps``. After ``warmup`` uncounted rounds at least ``rounds``
-    are counted, and at least ``LEAST_ROUNDS``, then more until the half-width of every ratio's interval is below
-    ``half_width``. No round begins after ``max_seconds``, except the first counted one. order: shuffles the turns.
+    are counted, and at least ``LEAST_ROUNDS`` unless ``half_width`` is infinite, then more until the half-width of
+    every ratio's interval is below it. No round begins after ``max_seconds``, except the first counted one. order: shuffles the turns.
     scales: what ratios are multiplied with, by contestant. failed: those whose times no longer count.
     told: called at every look at the intervals with the rounds so far and their half-widths.
     A Ctrl-C ends the counting after the last whole round, if there is one.
     """
     began = time.perf_counter()
     found = Rounds({name: [] for name in steps}, {name: [] for name in steps})
-    names, least = list(steps), max(rounds, LEAST_ROUNDS)
+    names = list(steps)
+    least = rounds if math.isinf(half_width) else max(rounds, LEAST_ROUNDS)
     try:
         for turn in range(-warmup, 10**9):
             late = time.perf_counter() - began > max_seconds
