@@ -104,7 +104,8 @@ def take_turns(
 
     steps: one call is one step. baseline: a key of ``steps``. After ``warmup`` uncounted rounds at least ``rounds``
     are counted, and at least ``LEAST_ROUNDS`` unless ``half_width`` is infinite, then more until the half-width of
-    every ratio's interval is below it. No round begins after ``max_seconds``, except the first counted one. order: shuffles the turns.
+    every ratio's interval is below it. No round begins after ``max_seconds``, except the first counted one.
+    order: shuffles the turns.
     scales: what ratios are multiplied with, by contestant. failed: those whose times no longer count.
     told: called at every look at the intervals with the rounds so far and their half-widths.
     A Ctrl-C ends the counting after the last whole round, if there is one.
