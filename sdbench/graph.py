@@ -119,7 +119,7 @@ class CapturedStep:
             return self._work(batch)
         if self._eager_left:
             self._eager_left -= 1
-            return self._eagerly(batch)
+            return self._work(batch) if self._eager_left else self._eagerly(batch)
         if self._replay is None:
             self._capture(batch)
             if self._replay is None:
@@ -132,7 +132,7 @@ class CapturedStep:
         return terms
 
     def _eagerly(self, batch: Batch) -> Terms:
-        """A step done eagerly, looking for what a recording would freeze."""
+        """The last eager step, looking for what a recording would freeze; earlier ones may still set things up."""
         method, _ = self._stateful()
         before, draws = plain_state(method), torch.get_rng_state()
         terms, waits = self._recorder.watched(lambda: self._work(batch))
