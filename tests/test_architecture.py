@@ -109,6 +109,7 @@ LAYERS = [
     {"sdbench.cost.setting"},
     {"sdbench.train", "sdbench.assembly", "sdbench.session", "sdbench.graph"},
     {"sdbench.data", "sdbench.models", "sdbench.evaluate"},
+    {"sdbench.parts"},
     {"sdbench.registry", "sdbench.network", "sdbench.method"},
     {"sdbench.cost.archive"},
     {"sdbench.store"},
