@@ -1,38 +1,11 @@
 """Born-again networks (Furlanello et al., ICML 2018): a student of the same architecture as its teacher."""
 
-import math
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from sdbench import Batch, Choice, LogUniform, Method, Network, Task, Terms, Uniform, register
-from sdbench.errors import UserError
-from sdbench.losses import distillation_kl, full_precision
-
-
-def born_again_loss(
-    logits: Tensor,
-    teacher_logits: Tensor,
-    labels: Tensor,
-    ce_weight: float = 1.0,
-    weight: float = 1.0,
-    temperature: float = 1.0,
-) -> Terms:
-    """The two terms ``ce`` and ``distillation``, weighted, both 0-d.
-
-    ce: ce_weight * (1/N) sum_n -log p_n[y_n], for logits z [N, K], p = softmax(z) and labels y [N].
-    distillation: weight * T^2 (1/N) sum_n KL(softmax(t_n / T) || softmax(z_n / T)) for teacher logits
-        t [N, K], which get no gradient; temperature T > 0.
-    """
-    return {
-        "ce": ce_weight * F.cross_entropy(full_precision(logits), labels),
-        "distillation": weight * distillation_kl(logits, teacher_logits, temperature),
-    }
+from sdbench import Choice, LogUniform, Uniform, register
+from sdbench.parts import PredecessorTaught
 
 
 @register("ban", paper="https://arxiv.org/abs/1805.04770")
-class BornAgain(Method):
+class BornAgain(PredecessorTaught):
     """Born-again network: generation after generation learns from labels and from its predecessor.
 
     L = ce_weight * CE(z, y) + weight * T^2 (1/N) sum_n KL(softmax(t_n / T) || softmax(z_n / T)), with
@@ -56,7 +29,6 @@ class BornAgain(Method):
     arXiv 2207.12980 gives two trainings +2.2 points over its baseline, one run each.
     """
 
-    generations = 2
     space = {
         "ce_weight": Uniform(0.0, 10.0),
         "weight": LogUniform(0.01, 100.0),
@@ -69,37 +41,10 @@ class BornAgain(Method):
     }
     neutral = {"ce_weight": 1.0, "weight": 0.0}
 
-    teacher: Network
-
     def __init__(
         self, *, ce_weight: float = 1.0, weight: float = 1.0, temperature: float = 1.0, generations: int = 2
     ) -> None:
-        super().__init__()
-        for name, value in (("ce_weight", ce_weight), ("weight", weight)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be in [0, infinity), got {value}")
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        super().__init__(ce_weight, weight, temperature)
         if generations < 2:
             raise ValueError(f"generations must be at least 2, a teacher and a student, got {generations}")
-        self.ce_weight = ce_weight
-        self.weight = weight
-        self.temperature = temperature
         self.generations = generations
-
-    def setup(self, task: Task, network: Network) -> None:
-        if task.teacher is None:
-            raise UserError(
-                "ban learns from a network that was trained before, and Task.teacher is None; train one and hand over "
-                "network.frozen_copy(), or let `sdbench run` train all generations"
-            )
-        self.teacher = task.teacher
-
-    def loss(self, network: Network, batch: Batch, progress: Tensor) -> Terms:
-        if self.weight == 0:
-            logits = full_precision(network(batch.images).logits)
-            return {"ce": self.ce_weight * F.cross_entropy(logits, batch.labels)}
-        with torch.no_grad():  # first, while the student keeps no maps for its backward pass yet
-            teacher_logits = self.teacher(batch.images).logits
-        logits = network(batch.images).logits
-        return born_again_loss(logits, teacher_logits, batch.labels, self.ce_weight, self.weight, self.temperature)

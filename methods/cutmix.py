@@ -6,19 +6,7 @@ import torch
 from torch import Tensor
 
 from sdbench import Batch, LogUniform, Method, Mixed, Uniform, register
-
-
-def symmetric_beta(alpha: float, generator: torch.Generator) -> Tensor:
-    """One draw from Beta(alpha, alpha), alpha > 0; 0-d float32 on the generator's device.
-
-    The ratio of two draws from Gamma(alpha), by their logarithms: Gamma(alpha) is Gamma(alpha + 1) times
-    U^(1/alpha). So nothing underflows however small alpha is, where a plain ratio would be 0/0, and
-    nothing waits for the device. ``torch.distributions`` and NumPy take no generator of a device.
-    """
-    shape = torch.full((2,), alpha + 1, dtype=torch.float32, device=generator.device)
-    gamma = torch._standard_gamma(shape, generator=generator)
-    log_gamma = gamma.log() - torch.empty_like(shape).exponential_(generator=generator) / alpha
-    return torch.sigmoid(log_gamma[0] - log_gamma[1])
+from sdbench.parts import symmetric_beta
 
 
 def interval(size: int, share: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdbench import Batch, Choice, Method, Network, Task, Terms, register
-from sdbench.errors import UserError
 from sdbench.losses import full_precision, soft_cross_entropy
+from sdbench.parts import require_teacher
 
 
 def refinery_loss(logits: Tensor, refinery_logits: Tensor) -> Tensor:
@@ -55,12 +55,8 @@ class LabelRefinery(Method):
         self.batch_statistics = batch_statistics
 
     def setup(self, task: Task, network: Network) -> None:
-        if task.teacher is None:
-            raise UserError(
-                "label_refinery needs a network that was trained before, and Task.teacher is None; train one and hand "
-                "over network.frozen_copy(), or let `sdbench run` train all generations"
-            )
-        self.refinery = task.teacher.frozen_copy(train_mode=True) if self.batch_statistics else task.teacher
+        teacher = require_teacher(task, self.name)
+        self.refinery = teacher.frozen_copy(train_mode=True) if self.batch_statistics else teacher
 
     def loss(self, network: Network, batch: Batch, progress: Tensor) -> Terms:
         with torch.no_grad():  # first, while the student keeps no maps for its backward pass yet

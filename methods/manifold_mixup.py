@@ -11,19 +11,7 @@ from torch.autograd.function import once_differentiable
 from sdbench import Batch, Choice, LogUniform, Method, Network, Task, Terms, register
 from sdbench.errors import UserError
 from sdbench.losses import full_precision
-
-
-def symmetric_beta(alpha: float, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """One draw from Beta(alpha, alpha), alpha > 0; 0-d float32 on ``device``, where the generator lives.
-
-    The ratio of two draws from Gamma(alpha), by their logarithms: Gamma(alpha) is Gamma(alpha + 1) times
-    U^(1/alpha). So nothing underflows however small alpha is, where a plain ratio would be 0/0, and
-    nothing waits for the device. ``torch.distributions`` and NumPy take no generator of a device.
-    """
-    shape = torch.full((2,), alpha + 1, dtype=torch.float32, device=device)
-    gamma = torch._standard_gamma(shape, generator=generator)
-    log_gamma = gamma.log() - torch.empty_like(shape).exponential_(generator=generator) / alpha
-    return torch.sigmoid(log_gamma[0] - log_gamma[1])
+from sdbench.parts import symmetric_beta
 
 
 class _Blend(torch.autograd.Function):

@@ -8,17 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdbench import Batch, LogUniform, Method, Network, Task, Terms, Uniform, register
-from sdbench.losses import distillation_kl, full_precision
+from sdbench.losses import distillation_kl, full_precision, ramp_up, squared_consistency
 
 Distance = Literal["mse", "kl"]
-
-
-def ramp_up(epoch: int, length: int) -> float:
-    """exp(-5 (1 - epoch/length)^2) for 0 <= epoch < length, from 0.0067 at 0, and 1 from ``length`` on.
-
-    length: in epochs, >= 0; 0 is 1 throughout.
-    """
-    return math.exp(-5 * (1 - max(epoch, 0) / length) ** 2) if epoch < length else 1.0
 
 
 def consistency_loss(logits: Tensor, teacher_logits: Tensor, distance: Distance = "mse") -> Tensor:
@@ -31,9 +23,7 @@ def consistency_loss(logits: Tensor, teacher_logits: Tensor, distance: Distance 
         raise ValueError(f"distance must be 'mse' or 'kl', got {distance!r}")
     if distance == "kl":
         return distillation_kl(logits, teacher_logits, 1.0)
-    student = F.softmax(full_precision(logits), dim=1)
-    teacher = F.softmax(full_precision(teacher_logits.detach()), dim=1)
-    return (student - teacher).square().sum(1).mean()
+    return squared_consistency(logits, F.softmax(full_precision(teacher_logits.detach()), dim=1))
 
 
 def average_decay(step: Tensor, ema_decay: float) -> Tensor:

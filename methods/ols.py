@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sdbench import Batch, Method, Network, Output, Task, Terms, Uniform, register
 from sdbench.losses import full_precision, soft_cross_entropy
+from sdbench.parts import add_hits, mean_of_hits
 
 Variant = Literal["cifar", "fine-grained"]
 
@@ -24,19 +25,6 @@ def online_smoothing_loss(logits: Tensor, labels: Tensor, matrix: Tensor) -> Ten
     return soft_cross_entropy(logits, matrix.detach()[labels])
 
 
-@torch.no_grad()
-def add_hits(logits: Tensor, labels: Tensor, sums: Tensor, counts: Tensor) -> None:
-    """Add p_n to sums[y_n] [K, K] and 1 to counts[y_n] [K], in place, for the rows that are classified right.
-
-    logits [N, K], labels y [N]; p = softmax(z), T = 1. Right means that the label has the largest logit,
-    of equal ones the first that ``argmax`` finds. No mask is indexed with, so shapes never depend on hits.
-    """
-    logits = full_precision(logits)
-    hits = logits.argmax(1) == labels
-    sums.index_add_(0, labels, (F.softmax(logits, dim=1) * hits[:, None]).to(sums.dtype))
-    counts.index_add_(0, labels, hits.to(counts.dtype))
-
-
 def next_matrix(matrix: Tensor, sums: Tensor, counts: Tensor, freeze_at: float | None = None) -> Tensor:
     """The soft labels of the next epoch [K, K]: sums_y / counts_y, and 1/K where counts_y is 0.
 
@@ -44,10 +32,11 @@ def next_matrix(matrix: Tensor, sums: Tensor, counts: Tensor, freeze_at: float |
     freeze_at: rows of ``matrix`` whose maximum is at least this stay as they are, if their class had a
         hit; None replaces all.
     """
-    fresh = sums / counts.clamp(min=1)[:, None]
-    if freeze_at is not None:
-        fresh = torch.where(matrix.amax(1, keepdim=True) >= freeze_at, matrix, fresh)
-    return torch.where(counts[:, None] > 0, fresh, 1 / len(matrix))
+    fresh = mean_of_hits(sums, counts)
+    if freeze_at is None:
+        return fresh
+    frozen = (matrix.amax(1) >= freeze_at) & (counts > 0)
+    return torch.where(frozen[:, None], matrix, fresh)
 
 
 @register(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sdbench import Batch, Method, Network, Output, Task, Terms, Uniform, register
 from sdbench.losses import full_precision, soft_cross_entropy
+from sdbench.parts import exchange_rows
 
 
 def progressive_targets(labels: Tensor, past_predictions: Tensor, alpha: float | Tensor) -> Tensor:
@@ -93,10 +94,9 @@ class ProgressiveSelfDistillation(Method):
     def criterion(self, output: Output, batch: Batch, progress: Tensor) -> Terms:
         if self.alpha_final == 0:
             return {"soft_ce": F.cross_entropy(full_precision(output.logits), batch.labels)}
-        # Indexing copies, so what is read is last epoch's even if an image comes twice in a batch.
-        targets = progressive_targets(batch.labels, self.predictions[batch.index], self.alpha)
         current = F.softmax(full_precision(output.logits.detach()), dim=1)
-        self.predictions.index_copy_(0, batch.index, current.to(self.predictions.dtype))
+        past = exchange_rows(self.predictions, batch.index, current)
+        targets = progressive_targets(batch.labels, past, self.alpha)
         return {"soft_ce": soft_cross_entropy(output.logits, targets)}
 
     def after_epoch(self, network: Network) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdbench import Batch, LogUniform, Method, Network, Output, Task, Terms, Uniform, register
 from sdbench.losses import full_precision
-from sdbench.parts import pool_to, require_stages, spatial_softmax
+from sdbench.parts import add_hits, exchange_rows, mean_of_hits, pool_to, require_stages, spatial_softmax
 
 Pairs = Literal["all_to_last", "adjacent", "all"]
 Grouping = Literal["contiguous", "stride", "activation_sorted"]
@@ -282,19 +282,13 @@ class SelfFeatureRegularization(Method):
         """r [N, K] of last epoch; what this batch adds to the next one's is written down."""
         if self.dls == "schedule":
             return None
-        current = F.softmax(logits, dim=1).float()
         if self.dls == "instance":
-            soft = self.predictions[batch.index]
-            self.predictions.index_copy_(0, batch.index, current)
-            return soft
-        hits = (logits.argmax(1) == batch.labels).float()
-        self.class_sums.index_add_(0, batch.labels, current * hits[:, None])
-        self.class_counts.index_add_(0, batch.labels, hits)
+            return exchange_rows(self.predictions, batch.index, F.softmax(logits, dim=1))
+        add_hits(logits, batch.labels, self.class_sums, self.class_counts)
         return self.class_targets[batch.labels]
 
     def after_epoch(self, network: Network) -> None:
         if self.smoothing and self.dls == "class":
-            seen = self.class_counts[:, None]
-            self.class_targets.copy_(torch.where(seen > 0, self.class_sums / seen.clamp(min=1), 1 / len(seen)))
+            self.class_targets.copy_(mean_of_hits(self.class_sums, self.class_counts))
             self.class_sums.zero_()
             self.class_counts.zero_()

@@ -7,24 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdbench import Batch, LogUniform, Method, Network, Output, Task, Terms, Uniform, register
-from sdbench.losses import full_precision
-
-
-def ramp_up(epoch: int, length: int) -> float:
-    """exp(-5 (1 - epoch/length)^2) for 0 <= epoch < length, from 0.0067 at 0, and 1 from ``length`` on.
-
-    length: in epochs, >= 0; 0 is 1 throughout.
-    """
-    return math.exp(-5 * (1 - max(epoch, 0) / length) ** 2) if epoch < length else 1.0
-
-
-def squared_consistency(logits: Tensor, targets: Tensor) -> Tensor:
-    """(1/N) sum_n sum_k (p_nk - t_nk)^2 with p = softmax(z) for logits z and targets t, both [N, K]; 0-d.
-
-    In [0, 2] where the rows of t are distributions. No gradient flows into ``targets``.
-    """
-    probabilities = F.softmax(full_precision(logits), dim=1)
-    return (probabilities - targets.detach().to(probabilities.dtype)).square().sum(1).mean()
+from sdbench.losses import full_precision, ramp_up, squared_consistency
 
 
 def accumulate(ensemble: Tensor, predictions: Tensor, decay: float) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdbench import Batch, LogUniform, Method, Network, Output, Task, Terms, register
-from sdbench.losses import full_precision, soft_cross_entropy
+from sdbench.losses import full_precision, nontarget_log_softmax, soft_cross_entropy
 from sdbench.parts import require_stages
 
 Ranking = Literal["code", "paper"]
@@ -97,10 +97,7 @@ def nontarget_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """
     logits = full_precision(logits)
     index, _ = _targets(labels, logits.dtype)
-    # A finite stand-in for minus infinity, and 0 afterwards, keep 0 * infinity out.
-    others = logits.scatter(1, index, torch.finfo(logits.dtype).min)
-    log_p = F.log_softmax(others, dim=1).scatter(1, index, 0.0)
-    return -(targets.detach() * log_p).sum(1).mean()
+    return -(targets.detach() * nontarget_log_softmax(logits, index)).sum(1).mean()
 
 
 def uskd_loss(

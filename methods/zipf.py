@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from sdbench import Batch, LogUniform, Method, Network, Output, Task, Terms, Uniform, register
 from sdbench.errors import UserError
-from sdbench.losses import full_precision
+from sdbench.losses import full_precision, nontarget_log_softmax
 
 FEW_CLASSES = 128
 """Up to here the plain formulation is as fast as the one that builds no target. Forward and backward
@@ -63,10 +63,7 @@ def nontarget_kl(logits: Tensor, labels: Tensor, targets: Tensor, *, mask: Tenso
     logits: [N, K]. targets: q [N, K] with 0 at the label. mask: [N] bool, the images to average
     over (None for all); the result is 0 where it selects none. The label's logit gets no gradient.
     """
-    label, logits = labels[:, None], full_precision(logits)
-    # A finite stand-in for minus infinity, and 0 afterwards, keep 0 * infinity out.
-    others = logits.scatter(1, label, torch.finfo(logits.dtype).min)
-    log_probabilities = F.log_softmax(others, dim=1).scatter(1, label, 0.0)
+    log_probabilities = nontarget_log_softmax(full_precision(logits), labels[:, None])
     # q log q with 0 for q = 0; torch.xlogy does the same and takes several times as long on a CPU.
     log_targets = targets.clamp(min=torch.finfo(targets.dtype).tiny).log()
     rows = (targets * (log_targets - log_probabilities)).sum(1)

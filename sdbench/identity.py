@@ -1,8 +1,9 @@
 """The part of a trial's identity that comes from source code.
 
-A method's identity is the bytes of its own file and of the shared formulas and neighbours that the
-file imports: editing one character re-runs that method and no other. The trainer, the networks and
-the data are not hashed; the protocol's version stands for them.
+A method's identity is the bytes of its own file, of neighbouring files that it imports, and of those
+shared formulas and parts (functions, classes, constants) that it draws on, directly or through others:
+editing one character of a method re-runs that method and no other, and a new shared formula re-runs
+nothing. The trainer, the networks and the data are not hashed; the protocol's version stands for them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +19,12 @@ from pathlib import Path
 from sdbench import registry
 
 SHARED = ("sdbench.losses", "sdbench.parts")
+
+EVERYTHING = "*"
+"""Stands for all definitions of a module, where it is imported as a whole."""
+
+Definition = tuple[str, str]
+"""A module of ``SHARED`` and a name defined in it."""
 
 
 def method_source(name: str) -> str:
@@ -30,40 +38,89 @@ def method_source(name: str) -> str:
 
 @cache
 def sources(path: Path) -> tuple[bytes, ...]:
-    """The bytes of a method's file, then of every file that it draws on, in order of their names."""
-    found: dict[Path, bytes] = {}
+    """The bytes of a method's file, then of all that it draws on, in order of their names."""
+    files: dict[Path, bytes] = {}
+    shared: set[Definition] = set()
     waiting = [path]
     while waiting:
         file = waiting.pop()
-        if file in found:
+        if file in files:
             continue
-        found[file] = file.read_bytes()
-        waiting += _drawn_on(file, found[file])
-    others = sorted((file.name, text) for file, text in found.items() if file != path)
-    return found[path], *(text for _, text in others)
+        files[file] = file.read_bytes()
+        imported = _imported(ast.parse(files[file]))
+        shared |= {d for d in imported.values() if d[0] in SHARED}
+        beside = {module.split(".")[0] for module, _ in imported.values() if module not in SHARED}
+        neighbours = {file.parent / f"{module}.py" for module in beside}
+        waiting += sorted(f for f in neighbours if f.is_file())
+    others = sorted((file.name, text) for file, text in files.items() if file != path)
+    return files[path], *(text for _, text in others), *_definitions(shared)
 
 
-def _drawn_on(file: Path, text: bytes) -> list[Path]:
-    """Files of shared formulas, and of modules beside the file, that its imports name."""
-    files = []
-    for module in _imported(ast.parse(text)):
-        if module in SHARED:
-            spec = find_spec(module)
-            if spec is not None and spec.origin:
-                files.append(Path(spec.origin))
-        else:
-            neighbour = file.parent / f"{module.split('.')[0]}.py"
-            if neighbour.is_file():
-                files.append(neighbour)
-    return files
+def _definitions(wanted: set[Definition]) -> tuple[bytes, ...]:
+    """The source of shared definitions and of those that they refer to, in order of their names."""
+    found: dict[Definition, bytes] = {}
+    waiting = set(wanted)
+    while waiting:
+        module, name = waiting.pop()
+        if (module, name) in found:
+            continue
+        contents = _contents(module)
+        if name == EVERYTHING:
+            waiting |= {(module, each) for each in contents.texts}
+        elif name in contents.texts:
+            found[module, name] = contents.texts[name]
+            waiting |= contents.uses[name]
+        elif contents.imported.get(name, ("",))[0] in SHARED:
+            waiting.add(contents.imported[name])
+    return tuple(found[key] for key in sorted(found))
 
 
-def _imported(tree: ast.AST) -> set[str]:
-    names: set[str] = set()
+@dataclass(frozen=True)
+class _Contents:
+    """What a module defines at its top level. texts: source by name. uses: the shared definitions that each name
+    refers to. imported: where every other name comes from."""
+
+    texts: dict[str, bytes]
+    uses: dict[str, set[Definition]]
+    imported: dict[str, Definition]
+
+
+@cache
+def _contents(module: str) -> _Contents:
+    spec = find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    text = Path(spec.origin).read_bytes()
+    tree, lines = ast.parse(text), text.splitlines(keepends=True)
+    imported = _imported(tree)
+    nodes = {name: node for node in tree.body for name in _names(node)}
+    texts, uses = {}, {}
+    for name, node in nodes.items():
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+        texts[name] = b"".join(lines[first - 1 : node.end_lineno])
+        referred = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+        uses[name] = {(module, each) for each in referred & nodes.keys()}
+        uses[name] |= {imported[each] for each in referred & imported.keys() if imported[each][0] in SHARED}
+    return _Contents(texts, uses, imported)
+
+
+def _names(node: ast.stmt) -> list[str]:
+    """The names that a statement at the top level of a module defines."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
+
+
+def _imported(tree: ast.AST) -> dict[str, Definition]:
+    """(module, name in it) by the name under which a file knows it; whole modules have the name ``EVERYTHING``."""
+    found: dict[str, Definition] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
+            found.update({alias.asname or alias.name: (alias.name, EVERYTHING) for alias in node.names})
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return names
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                source = (whole, EVERYTHING) if whole in SHARED else (node.module, alias.name)
+                found[alias.asname or alias.name] = source
+    return found

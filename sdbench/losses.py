@@ -4,6 +4,8 @@ Notation: logits z [N, K], p = softmax(z); every loss is the mean over the batch
 classes. Logits of lower precision than float32 are computed on in float32; float64 stays.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,3 +55,31 @@ def focal_mean(log_probabilities: Tensor, gamma: float | Tensor) -> Tensor:
     unlikeliness = (-torch.expm1(log_probabilities)).clamp(min=torch.finfo(log_probabilities.dtype).tiny)
     exponent = gamma.detach() if isinstance(gamma, Tensor) else gamma
     return -(unlikeliness**exponent * log_probabilities).mean()
+
+
+def nontarget_log_softmax(logits: Tensor, targets: Tensor) -> Tensor:
+    """log softmax of the logits without those of the target classes, and 0 at these; [N, K].
+
+    logits: [N, K], float32 or float64. targets: [N, M] int64, M < K distinct classes per row, whose logits get no
+    gradient. No infinity comes in, so that a target share of 0 gives a loss and a gradient of 0.
+    """
+    # A finite stand-in for minus infinity, and 0 afterwards, keep 0 * infinity out.
+    others = logits.scatter(1, targets, torch.finfo(logits.dtype).min)
+    return F.log_softmax(others, dim=1).scatter(1, targets, 0.0)
+
+
+def squared_consistency(logits: Tensor, targets: Tensor) -> Tensor:
+    """(1/N) sum_n sum_k (p_nk - t_nk)^2 with p = softmax(z) for logits z and targets t, both [N, K]; 0-d.
+
+    In [0, 2] where the rows of t are distributions. No gradient flows into ``targets``.
+    """
+    probabilities = F.softmax(full_precision(logits), dim=1)
+    return (probabilities - targets.detach().to(probabilities.dtype)).square().sum(1).mean()
+
+
+def ramp_up(epoch: int, length: int) -> float:
+    """exp(-5 (1 - epoch/length)^2) for 0 <= epoch < length, from 0.0067 at 0, and 1 from ``length`` on.
+
+    length: in epochs, >= 0; 0 is 1 throughout. The ramp of Laine & Aila (ICLR 2017) for consistency terms.
+    """
+    return math.exp(-5 * (1 - max(epoch, 0) / length) ** 2) if epoch < length else 1.0

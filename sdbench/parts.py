@@ -1,16 +1,20 @@
-"""Modules and maps that more than one method builds on: what is made of a network's stages.
+"""What more than one method builds on: maps made of stages, branches, memories, teachers, random shares.
 
 Feature maps are [N, C, H, W], one stage's output. Maps of lower precision than float32 are computed on
-in float32; float64 stays. Nothing here draws random numbers except on construction.
+in float32; float64 stays. Random numbers are drawn on construction, and where a generator is handed in.
 """
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdbench.errors import UserError
-from sdbench.losses import full_precision
+from sdbench.losses import distillation_kl, full_precision
+from sdbench.method import Batch, Method, Task, Terms
 from sdbench.network import Network
 
 
@@ -84,3 +88,106 @@ class Branch(nn.Module):
     def forward(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         last = self.tail(feature_map)
         return self.classifier(last.mean((2, 3))), last
+
+
+def symmetric_beta(alpha: float, generator: torch.Generator | None, device: torch.device | None = None) -> Tensor:
+    """One draw from Beta(alpha, alpha), alpha > 0; 0-d float32 on ``device``, by default the generator's.
+
+    The ratio of two draws from Gamma(alpha), by their logarithms: Gamma(alpha) is Gamma(alpha + 1) times
+    U^(1/alpha). So nothing underflows however small alpha is, where a plain ratio would be 0/0, and
+    nothing waits for the device. ``torch.distributions`` and NumPy take no generator of a device.
+    """
+    if device is None and generator is not None:
+        device = generator.device
+    shape = torch.full((2,), alpha + 1, dtype=torch.float32, device=device)
+    gamma = torch._standard_gamma(shape, generator=generator)
+    log_gamma = gamma.log() - torch.empty_like(shape).exponential_(generator=generator) / alpha
+    return torch.sigmoid(log_gamma[0] - log_gamma[1])
+
+
+@torch.no_grad()
+def add_hits(logits: Tensor, labels: Tensor, sums: Tensor, counts: Tensor) -> None:
+    """Add p_n to sums[y_n] [K, K] and 1 to counts[y_n] [K], in place, for the rows that are classified right.
+
+    logits [N, K], labels y [N]; p = softmax(z), T = 1. Right means that the label has the largest logit,
+    of equal ones the first that ``argmax`` finds. No mask is indexed with, so shapes never depend on hits.
+    """
+    logits = full_precision(logits)
+    hits = logits.argmax(1) == labels
+    sums.index_add_(0, labels, (F.softmax(logits, dim=1) * hits[:, None]).to(sums.dtype))
+    counts.index_add_(0, labels, hits.to(counts.dtype))
+
+
+def mean_of_hits(sums: Tensor, counts: Tensor) -> Tensor:
+    """sums_y / counts_y [K, K], rows as ``add_hits`` filled them, and 1/K where counts_y is 0."""
+    means = sums / counts.clamp(min=1)[:, None]
+    return torch.where(counts[:, None] > 0, means, 1 / len(sums))
+
+
+def exchange_rows(memory: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+    """The rows of a memory [num_train, K] at ``index`` [N], which are then overwritten with ``rows`` [N, K].
+
+    What is returned is a copy, so that it is what was there before even if an image comes twice in a batch.
+    """
+    past = memory[index]
+    memory.index_copy_(0, index, rows.to(memory.dtype))
+    return past
+
+
+def require_teacher(task: Task, method: str) -> Network:
+    """``task.teacher``; method: its name on the command line. Raises UserError where there is none."""
+    if task.teacher is None:
+        raise UserError(
+            f"{method} learns from a network that was trained before, and Task.teacher is None; train one and hand "
+            "over network.frozen_copy(), or let `sdbench run` train all generations"
+        )
+    return task.teacher
+
+
+def predecessor_loss(
+    logits: Tensor, teacher_logits: Tensor, labels: Tensor, ce_weight: float, weight: float, temperature: float
+) -> Terms:
+    """The two terms ``ce`` and ``distillation``, weighted, both 0-d.
+
+    ce: ce_weight * (1/N) sum_n -log softmax(z_n)[y_n] for logits z [N, K] and labels y [N].
+    distillation: weight * T^2 (1/N) sum_n KL(softmax(t_n / T) || softmax(z_n / T)) for teacher
+        logits t [N, K], which get no gradient; T > 0.
+    """
+    return {
+        "ce": ce_weight * F.cross_entropy(full_precision(logits), labels),
+        "distillation": weight * distillation_kl(logits, teacher_logits, temperature),
+    }
+
+
+class PredecessorTaught(Method):
+    """Base of methods that learn from the labels and from the network of the generation before.
+
+    The loss is ``predecessor_loss`` with t the logits that ``Task.teacher``, in eval mode and without gradient, gives
+    for the same augmented images. At weight 0 the teacher is not asked.
+
+    ce_weight, weight: in [0, infinity). temperature: in (0, infinity). Raises ValueError outside of these.
+    """
+
+    generations = 2
+    teacher: Network
+
+    def __init__(self, ce_weight: float, weight: float, temperature: float) -> None:
+        super().__init__()
+        for name, value in (("ce_weight", ce_weight), ("weight", weight)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be in [0, infinity), got {value}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        self.ce_weight, self.weight, self.temperature = ce_weight, weight, temperature
+
+    def setup(self, task: Task, network: Network) -> None:
+        self.teacher = require_teacher(task, self.name)
+
+    def loss(self, network: Network, batch: Batch, progress: Tensor) -> Terms:
+        if self.weight == 0:
+            logits = full_precision(network(batch.images).logits)
+            return {"ce": self.ce_weight * F.cross_entropy(logits, batch.labels)}
+        with torch.no_grad():  # first, while the student keeps no maps for its backward pass yet
+            teacher_logits = self.teacher(batch.images).logits
+        logits = network(batch.images).logits
+        return predecessor_loss(logits, teacher_logits, batch.labels, self.ce_weight, self.weight, self.temperature)

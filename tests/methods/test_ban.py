@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from sdbench.methods.ban import BornAgain, born_again_loss
+from sdbench.methods.ban import BornAgain
 
 from sdbench import Task
 from sdbench.errors import UserError
+from sdbench.parts import predecessor_loss
 
 PROGRESS = torch.tensor(0.0)
 
@@ -36,7 +37,7 @@ def test_every_golden_case(golden, matches, leaf):
         labels = torch.from_numpy(arrays[f"{case}.labels"])
         for precision in ("f32", "f64"):
             student, teacher = (leaf(arrays[f"{case}.{who}"], precision) for who in ("logits", "teacher_logits"))
-            terms = born_again_loss(student, teacher, labels, args["ce_weight"], 1.0, args["T"])
+            terms = predecessor_loss(student, teacher, labels, args["ce_weight"], 1.0, args["T"])
             total = terms["ce"] + terms["distillation"]
             total.backward()
             assert teacher.grad is None
@@ -60,7 +61,7 @@ def test_by_hand():
     # p = (1/2, 1/2), teacher (1/4, 3/4), label 1; two classes.
     student = torch.zeros(1, 2, dtype=torch.float64)
     teacher = torch.tensor([[0.0, math.log(3)]], dtype=torch.float64)
-    terms = born_again_loss(student, teacher, torch.tensor([1]), ce_weight=0.5, weight=2.0)
+    terms = predecessor_loss(student, teacher, torch.tensor([1]), ce_weight=0.5, weight=2.0, temperature=1.0)
     divergence = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
     assert terms["ce"].item() == pytest.approx(0.5 * math.log(2), rel=1e-12)
     assert terms["distillation"].item() == pytest.approx(2 * divergence, rel=1e-12)

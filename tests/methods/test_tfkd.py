@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from sdbench.methods.tfkd import TeacherFreeSelfTraining, self_training_loss
+from sdbench.methods.tfkd import TeacherFreeSelfTraining
 
 from sdbench import Task, registry
 from sdbench.errors import UserError
+from sdbench.parts import predecessor_loss
 
 PROGRESS = torch.tensor(0.0)
 
@@ -27,7 +28,7 @@ def test_every_golden_case(golden, matches, leaf):
             student, teacher = (leaf(arrays[f"{case}.{who}"], precision) for who in ("logits", "teacher_logits"))
             # The authors' coefficients, from a mean over N and K to a mean over N.
             weight = args["alpha"] * args["multiplier"] / student.shape[1]
-            terms = self_training_loss(student, teacher, labels, 1 - args["alpha"], weight, args["temperature"])
+            terms = predecessor_loss(student, teacher, labels, 1 - args["alpha"], weight, args["temperature"])
             total = sum(terms.values())
             total.backward()
             assert teacher.grad is None
@@ -42,7 +43,7 @@ def test_by_hand():
     # T = 2: softened student (1/2, 1/2), softened teacher (1/4, 3/4); the second row agrees.
     student = torch.zeros(2, 2, dtype=torch.float64)
     teacher = torch.tensor([[0.0, 2 * math.log(3)], [0.0, 0.0]], dtype=torch.float64)
-    terms = self_training_loss(student, teacher, torch.tensor([1, 0]), 0.05, 0.5, 2.0)
+    terms = predecessor_loss(student, teacher, torch.tensor([1, 0]), 0.05, 0.5, 2.0)
     divergence = (0.25 * math.log(0.5) + 0.75 * math.log(1.5)) / 2
     assert terms["ce"].item() == pytest.approx(0.05 * math.log(2), rel=1e-12)
     assert terms["distillation"].item() == pytest.approx(0.5 * 4 * divergence, rel=1e-12)
