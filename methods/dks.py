@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sdbench import Batch, Choice, LogUniform, Method, Network, Output, Task, Terms, Uniform, register
 from sdbench.losses import full_precision
-from sdbench.parts import Branch, require_stages
+from sdbench.parts import branch_outputs, branches_before_last
 
 EPSILON = 1e-8
 """Added to each probability before its logarithm, as the authors do."""
@@ -101,14 +101,10 @@ class KnowledgeSynergy(Method):
     def setup(self, task: Task, network: Network) -> None:
         if self.num_branches == 0:
             return
-        stages = len(require_stages(network, 2, self.name, "puts classifiers after stages before the last"))
-        first = max(0, stages - 1 - self.num_branches)
-        self.branches = nn.ModuleList(Branch(network, i, task.num_classes) for i in range(first, stages - 1))
+        self.branches = branches_before_last(network, self.num_branches, task.num_classes, self.name)
 
     def criterion(self, output: Output, batch: Batch, progress: Tensor) -> Terms:
         if not self.branches:
             return {"ce": F.cross_entropy(full_precision(output.logits), batch.labels)}
-        logits = [output.logits]
-        for branch, feature_map in zip(self.branches, output.stages[-1 - len(self.branches) : -1], strict=True):
-            logits.append(branch(feature_map)[0])
+        logits = [output.logits, *(z for z, _ in branch_outputs(self.branches, output.stages))]
         return synergy_loss(logits, batch.labels, self.weight, self.temperature)

@@ -4,13 +4,12 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sdbench import Batch, Choice, LogUniform, Method, Network, Task, Terms, register
 from sdbench.errors import UserError
-from sdbench.losses import full_precision
+from sdbench.losses import mixed_cross_entropy
 from sdbench.parts import symmetric_beta
 
 
@@ -42,15 +41,6 @@ def blended_at(features: Tensor, order: Tensor, share: Tensor, here: Tensor) -> 
     weight = torch.where(here, share, 1.0).to(features.dtype)
     blended: Tensor = _Blend.apply(features, order, weight)
     return blended
-
-
-def mixed_cross_entropy(logits: Tensor, labels: Tensor, labels_b: Tensor, share: Tensor | float) -> Tensor:
-    """share * CE(z, y) + (1 - share) * CE(z, y') for logits z [N, K], labels y and y' [N]; a 0-d tensor.
-
-    share: 0-d tensor or float in [0, 1]. CE is the mean over the batch.
-    """
-    full = full_precision(logits)
-    return share * F.cross_entropy(full, labels) + (1 - share) * F.cross_entropy(full, labels_b)
 
 
 @register("manifold_mixup", paper="https://arxiv.org/abs/1806.05236", official="vikasverma1077/manifold_mixup@83547a7")

@@ -175,7 +175,7 @@ def softened_cross_entropy(logits: Tensor, labels: Tensor, share: Tensor, soft: 
     return (1 - share) * F.nll_loss(log_p, labels) - share * expected
 
 
-@register("sfr", paper="https://arxiv.org/abs/2103.07350")
+@register("sfr", paper="https://arxiv.org/abs/2103.07350", year=2021, caveat="reconstruction, paper withdrawn")
 class SelfFeatureRegularization(Method):
     """SFR (reconstruction, paper withdrawn): deep local features teach shallow ones, with growing label smoothing.
 

@@ -68,6 +68,15 @@ def nontarget_log_softmax(logits: Tensor, targets: Tensor) -> Tensor:
     return F.log_softmax(others, dim=1).scatter(1, targets, 0.0)
 
 
+def mixed_cross_entropy(logits: Tensor, labels: Tensor, labels_b: Tensor, share: Tensor | float) -> Tensor:
+    """share * CE(z, y) + (1 - share) * CE(z, y') for logits z [N, K], labels y and y' [N]; a 0-d tensor.
+
+    share: 0-d tensor or float in [0, 1]. CE is the mean over the batch.
+    """
+    full = full_precision(logits)
+    return share * F.cross_entropy(full, labels) + (1 - share) * F.cross_entropy(full, labels_b)
+
+
 def squared_consistency(logits: Tensor, targets: Tensor) -> Tensor:
     """(1/N) sum_n sum_k (p_nk - t_nk)^2 with p = softmax(z) for logits z and targets t, both [N, K]; 0-d.
 

@@ -7,6 +7,7 @@ in float32; float64 stays. Random numbers are drawn on construction, and where a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +89,22 @@ class Branch(nn.Module):
     def forward(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         last = self.tail(feature_map)
         return self.classifier(last.mean((2, 3))), last
+
+
+def branches_before_last(network: Network, count: int, num_classes: int, method: str) -> nn.ModuleList:
+    """A ``Branch`` after each of the ``count`` deepest stages but the last, the shallowest first.
+
+    A network with fewer earlier stages gets one after each of them. method: its name on the command line. Raises
+    UserError where the network has fewer than two stages.
+    """
+    stages = len(require_stages(network, 2, method, "puts classifiers after stages before the last"))
+    return nn.ModuleList(Branch(network, i, num_classes) for i in range(max(0, stages - 1 - count), stages - 1))
+
+
+def branch_outputs(branches: nn.ModuleList, stages: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """(logits [N, K], last map) of each of ``branches_before_last``, from all stages' maps."""
+    own = stages[-1 - len(branches) : -1]
+    return [branch(feature_map) for branch, feature_map in zip(branches, own, strict=True)]
 
 
 def symmetric_beta(alpha: float, generator: torch.Generator | None, device: torch.device | None = None) -> Tensor:
