@@ -46,7 +46,7 @@ def ensembling_loss(logits: Tensor, targets: Tensor, temperature: float) -> Tens
     return F.kl_div(log_p, targets.detach().to(log_p.dtype), reduction="batchmean") * temperature**2
 
 
-@register("bake", paper="https://arxiv.org/abs/2104.13298", official="yxgeee/BAKE@07c4f66")
+@register("bake", paper="https://arxiv.org/abs/2104.13298", official="yxgeee/BAKE@07c4f66", year=2021)
 class BatchKnowledgeEnsembling(Method):
     """Batch knowledge ensembling: an image's target is the ensemble of predictions for images like it.
 

@@ -4,7 +4,7 @@ from sdbench import Choice, LogUniform, Uniform, register
 from sdbench.parts import PredecessorTaught
 
 
-@register("ban", paper="https://arxiv.org/abs/1805.04770")
+@register("ban", paper="https://arxiv.org/abs/1805.04770", year=2018)
 class BornAgain(PredecessorTaught):
     """Born-again network: generation after generation learns from labels and from its predecessor.
 

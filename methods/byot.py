@@ -97,7 +97,12 @@ class ShallowClassifier(nn.Module):
         return self.classifier(features), features
 
 
-@register("byot", paper="https://arxiv.org/abs/1905.08094", official="luanyunteng/pytorch-be-your-own-teacher@8045079")
+@register(
+    "byot",
+    paper="https://arxiv.org/abs/1905.08094",
+    official="luanyunteng/pytorch-be-your-own-teacher@8045079",
+    year=2019,
+)
 class BeYourOwnTeacher(Method):
     """Be your own teacher: classifiers after the earlier stages learn from the deepest one.
 

@@ -86,7 +86,7 @@ def next_strengths(
     return torch.where(unsolved, growth * strengths, strengths).clamp(*bounds)
 
 
-@register("cals", paper="https://arxiv.org/abs/2211.15088", official="by-liu/CALS@d72b31f")
+@register("cals", paper="https://arxiv.org/abs/2211.15088", official="by-liu/CALS@d72b31f", year=2023)
 class ClassAdaptiveLabelSmoothing(Method):
     """Cross-entropy under a margin constraint per class, by an augmented Lagrangian on held-out images.
 

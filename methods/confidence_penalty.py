@@ -15,7 +15,7 @@ def mean_entropy(logits: Tensor) -> Tensor:
     return -(log_probabilities.exp() * log_probabilities).sum(1).mean()
 
 
-@register("confidence_penalty", paper="https://arxiv.org/abs/1701.06548")
+@register("confidence_penalty", paper="https://arxiv.org/abs/1701.06548", year=2017)
 class ConfidencePenalty(Method):
     """Cross-entropy less the entropy of the predictions.
 

@@ -19,7 +19,7 @@ def class_consistency_loss(logits: Tensor, partner_logits: Tensor, temperature: 
     return distillation_kl(logits, partner_logits, temperature)
 
 
-@register("cskd", paper="https://arxiv.org/abs/2003.13964", official="alinlab/cs-kd@b447f25")
+@register("cskd", paper="https://arxiv.org/abs/2003.13964", official="alinlab/cs-kd@b447f25", year=2020)
 class ClassWiseSelfDistillation(Method):
     """Class-wise self-knowledge distillation: match a same-class partner's softened prediction.
 

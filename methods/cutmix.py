@@ -38,7 +38,7 @@ def pasted_images(images: Tensor, order: Tensor, share: Tensor, center: tuple[Te
     return torch.where(inside, images[order], images), 1 - area.float() / (height * width)
 
 
-@register("cutmix", paper="https://arxiv.org/abs/1905.04899", official="clovaai/CutMix-PyTorch@9dc8245")
+@register("cutmix", paper="https://arxiv.org/abs/1905.04899", official="clovaai/CutMix-PyTorch@9dc8245", year=2019)
 class CutMix(Method):
     """CutMix: paste a box of another image, and weigh both labels by the pixels that each has.
 

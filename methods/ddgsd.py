@@ -30,7 +30,7 @@ def mean_discrepancy(pooled: Tensor, other_pooled: Tensor) -> Tensor:
     return difference.square().sum()
 
 
-@register("ddgsd", paper="https://doi.org/10.1609/aaai.v33i01.33015565")
+@register("ddgsd", paper="https://doi.org/10.1609/aaai.v33i01.33015565", year=2019)
 class DataDistortionGuided(Method):
     """Data-distortion guided self-distillation: agreement of two augmentations of one image.
 

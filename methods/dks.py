@@ -49,7 +49,7 @@ def synergy_loss(
     return {"ce": ce, "synergy": weight * temperature**2 * sum(pairs, zero)}
 
 
-@register("dks", paper="https://arxiv.org/abs/1906.00675", official="sundw2014/DKS@2853541")
+@register("dks", paper="https://arxiv.org/abs/1906.00675", official="sundw2014/DKS@2853541", year=2019)
 class KnowledgeSynergy(Method):
     """Deeply-supervised knowledge synergy: branches after earlier stages, and KL between all of them.
 

@@ -44,7 +44,7 @@ class _Rows:
     count: int = 0
 
 
-@register("dlb", paper="https://arxiv.org/abs/2203.16172", official="Meta-knowledge-Lab/DLB@8949a46")
+@register("dlb", paper="https://arxiv.org/abs/2203.16172", official="Meta-knowledge-Lab/DLB@8949a46", year=2022)
 class LastMiniBatch(Method):
     """Self-distillation from the last mini-batch: each batch is trained on twice, in steps t and t + 1.
 

@@ -37,7 +37,7 @@ def sample_dependent_focal_loss(logits: Tensor, labels: Tensor, steps: Steps) ->
     return focal_mean(log_probabilities, sample_gammas(log_probabilities.detach().exp(), steps))
 
 
-@register("flsd", paper="https://arxiv.org/abs/2002.09437", official="torrvision/focal_calibration@475422a")
+@register("flsd", paper="https://arxiv.org/abs/2002.09437", official="torrvision/focal_calibration@475422a", year=2020)
 class SampleDependentFocalLoss(Method):
     """Focal loss whose gamma is larger for images with an improbable label; FLSD-53 by default.
 

@@ -16,7 +16,7 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
     return focal_mean(label_log_probabilities(logits, labels), gamma)
 
 
-@register("focal", paper="https://arxiv.org/abs/2002.09437", official="torrvision/focal_calibration@475422a")
+@register("focal", paper="https://arxiv.org/abs/2002.09437", official="torrvision/focal_calibration@475422a", year=2020)
 class FocalLoss(Method):
     """Focal loss: an image's cross-entropy is scaled down by how probable its label is already.
 

@@ -132,7 +132,7 @@ class SelfTeacher(nn.Module):
         return refined, self.classifier(refined[-1].mean((2, 3)))
 
 
-@register("frskd", paper="https://arxiv.org/abs/2103.08273", official="MingiJi/FRSKD@98b87e5")
+@register("frskd", paper="https://arxiv.org/abs/2103.08273", official="MingiJi/FRSKD@98b87e5", year=2021)
 class FeatureRefinement(Method):
     """Feature refinement via self-knowledge distillation: an auxiliary pyramid as the network's teacher.
 

@@ -17,7 +17,9 @@ def refinery_loss(logits: Tensor, refinery_logits: Tensor) -> Tensor:
     return soft_cross_entropy(logits, F.softmax(full_precision(refinery_logits.detach()), dim=1))
 
 
-@register("label_refinery", paper="https://arxiv.org/abs/1805.02641", official="hessamb/label-refinery@e64f194")
+@register(
+    "label_refinery", paper="https://arxiv.org/abs/1805.02641", official="hessamb/label-refinery@e64f194", year=2018
+)
 class LabelRefinery(Method):
     """Label refinery: train on the labels that the last generation's network gives to each crop.
 

@@ -32,7 +32,7 @@ def label_smoothing_loss(logits: Tensor, labels: Tensor, smoothing: float, sprea
     return (1 - smoothing) * label_term + smoothing / (num_classes - 1) * (all_classes - label_term)
 
 
-@register("ls", paper="https://arxiv.org/abs/1512.00567", official="megvii-research/zipfls@108e27a")
+@register("ls", paper="https://arxiv.org/abs/1512.00567", official="megvii-research/zipfls@108e27a", year=2016)
 class LabelSmoothing(Method):
     """Cross-entropy with a target that is uniform for a share ``smoothing`` of its mass.
 

@@ -14,7 +14,7 @@ def logit_norm_penalty(logits: Tensor) -> Tensor:
     return full_precision(logits).square().sum(1).mean() / 2
 
 
-@register("logit_penalty", paper="https://arxiv.org/abs/2010.16402")
+@register("logit_penalty", paper="https://arxiv.org/abs/2010.16402", year=2021)
 class LogitPenalty(Method):
     """Cross-entropy plus the squared norm of the logits.
 

@@ -44,7 +44,7 @@ def reverse_cross_entropy(scores: Tensor, logits: Tensor, labels: Tensor, smooth
     return -(of_label * math.log(1 - smoothing) + (1 - of_label) * math.log(smoothing) + of_others).mean()
 
 
-@register("ls_plus_plus", paper="https://arxiv.org/abs/2509.05307", official="s-chh/LSPP@6af943e")
+@register("ls_plus_plus", paper="https://arxiv.org/abs/2509.05307", official="s-chh/LSPP@6af943e", year=2024)
 class LearnedLabelSmoothing(Method):
     """Label Smoothing++: each class learns how its non-target share is spread over the others.
 

@@ -43,7 +43,12 @@ def blended_at(features: Tensor, order: Tensor, share: Tensor, here: Tensor) -> 
     return blended
 
 
-@register("manifold_mixup", paper="https://arxiv.org/abs/1806.05236", official="vikasverma1077/manifold_mixup@83547a7")
+@register(
+    "manifold_mixup",
+    paper="https://arxiv.org/abs/1806.05236",
+    official="vikasverma1077/manifold_mixup@83547a7",
+    year=2019,
+)
 class ManifoldMixup(Method):
     """Manifold mixup: blend features at a random depth, and the loss under both labels alike.
 

@@ -23,6 +23,7 @@ def max_suppression(logits: Tensor) -> Tensor:
     "maxsup",
     paper="https://arxiv.org/abs/2502.15798",
     official="ZhouYuxuanYX/Maximum-Suppression-Regularization@5b7c0db",
+    year=2025,
 )
 class MaxSuppression(Method):
     """Cross-entropy plus the distance of the largest logit from the mean logit.

@@ -21,7 +21,7 @@ def margin_penalty(logits: Tensor, margin: float) -> Tensor:
     return F.relu(largest - logits - margin).sum(1).mean()
 
 
-@register("mbls", paper="https://arxiv.org/abs/2111.15430", official="by-liu/MbLS@dc86503")
+@register("mbls", paper="https://arxiv.org/abs/2111.15430", official="by-liu/MbLS@dc86503", year=2022)
 class MarginLabelSmoothing(Method):
     """Margin-based label smoothing: logits may fall behind the largest by ``margin`` free of charge.
 

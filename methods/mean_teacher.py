@@ -43,9 +43,7 @@ def update_average(averages: list[Tensor], weights: list[Tensor], decay: Tensor)
 
 
 @register(
-    "mean_teacher",
-    paper="https://arxiv.org/abs/1703.01780",
-    official="CuriousAI/mean-teacher@546348f",
+    "mean_teacher", paper="https://arxiv.org/abs/1703.01780", official="CuriousAI/mean-teacher@546348f", year=2017
 )
 class MeanTeacher(Method):
     """Cross-entropy, and consistency with a teacher whose weights are the student's moving average.

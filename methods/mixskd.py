@@ -122,7 +122,7 @@ def _discriminator(channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(channels, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2))
 
 
-@register("mixskd", paper="https://arxiv.org/abs/2208.05768", official="winycg/Self-KD-Lib@ede3062")
+@register("mixskd", paper="https://arxiv.org/abs/2208.05768", official="winycg/Self-KD-Lib@ede3062", year=2022)
 class SelfDistillationFromMixup(Method):
     """MixSKD: what the network says of a blend of two images, and the blend of what it says of each.
 

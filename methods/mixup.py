@@ -18,7 +18,9 @@ def mixed_images(images: Tensor, order: Tensor, share: Tensor | float) -> Tensor
     return images[order].lerp_(images, weight)  # in place in the copy that picking rows makes
 
 
-@register("mixup", paper="https://arxiv.org/abs/1710.09412", official="facebookresearch/mixup-cifar10@1fe8c5e")
+@register(
+    "mixup", paper="https://arxiv.org/abs/1710.09412", official="facebookresearch/mixup-cifar10@1fe8c5e", year=2018
+)
 class Mixup(Method):
     """mixup: blend two images, and the loss under both labels in the same proportion.
 

@@ -40,9 +40,7 @@ def next_matrix(matrix: Tensor, sums: Tensor, counts: Tensor, freeze_at: float |
 
 
 @register(
-    "ols",
-    paper="https://arxiv.org/abs/2011.12562",
-    official="zhangchbin/OnlineLabelSmoothing@7eaf70c",
+    "ols", paper="https://arxiv.org/abs/2011.12562", official="zhangchbin/OnlineLabelSmoothing@7eaf70c", year=2021
 )
 class OnlineLabelSmoothing(Method):
     """Cross-entropy with labels and with the mean prediction for each class in the epoch before.

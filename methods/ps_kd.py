@@ -22,7 +22,7 @@ def progressive_targets(labels: Tensor, past_predictions: Tensor, alpha: float |
     return (alpha * past).scatter_add(1, labels[:, None], kept)
 
 
-@register("pskd", paper="https://arxiv.org/abs/2006.12000", official="lgcnsai/PS-KD-Pytorch@9aa0828")
+@register("pskd", paper="https://arxiv.org/abs/2006.12000", official="lgcnsai/PS-KD-Pytorch@9aa0828", year=2021)
 class ProgressiveSelfDistillation(Method):
     """Progressive self-knowledge distillation: soften each label by its own past prediction.
 

@@ -30,7 +30,9 @@ def attention_distillation(maps: Sequence[Tensor]) -> Tensor:
     return total
 
 
-@register("sad", paper="https://arxiv.org/abs/1908.00821", official="cardwing/Codes-for-Lane-Detection@a224eb4")
+@register(
+    "sad", paper="https://arxiv.org/abs/1908.00821", official="cardwing/Codes-for-Lane-Detection@a224eb4", year=2019
+)
 class SelfAttentionDistillation(Method):
     """Self-attention distillation: every stage imitates where the next one looks.
 

@@ -21,9 +21,7 @@ def start_correction(decay: float, epochs_done: int) -> float:
 
 
 @register(
-    "temporal_ensembling",
-    paper="https://arxiv.org/abs/1610.02242",
-    official="smlaine2/tempens@a32743a",
+    "temporal_ensembling", paper="https://arxiv.org/abs/1610.02242", official="smlaine2/tempens@a32743a", year=2017
 )
 class TemporalEnsembling(Method):
     """Cross-entropy, and the squared distance to a moving average of each image's past predictions.

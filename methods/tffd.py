@@ -66,8 +66,9 @@ def tffd_loss(
 
 @register(
     "tffd",
-    paper="https://lilujunai.github.io/Teacher-free-Distillation/",
+    paper="https://doi.org/10.1007/978-3-031-19809-0_20",
     official="lliai/Teacher-free-Distillation@3427f98",
+    year=2022,
 )
 class TeacherFreeFeatureDistillation(Method):
     """Teacher-free feature distillation: within a stage by salience, between stages by depth.

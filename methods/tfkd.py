@@ -5,7 +5,10 @@ from sdbench.parts import PredecessorTaught
 
 
 @register(
-    "tfkd", paper="https://arxiv.org/abs/1909.11723", official="yuanli2333/Teacher-free-Knowledge-Distillation@d000ab3"
+    "tfkd",
+    paper="https://arxiv.org/abs/1909.11723",
+    official="yuanli2333/Teacher-free-Knowledge-Distillation@d000ab3",
+    year=2020,
 )
 class TeacherFreeSelfTraining(PredecessorTaught):
     """Teacher-free distillation, self-training: a plainly trained network teaches one of its kind.

@@ -42,6 +42,7 @@ def virtual_teacher_kl(logits: Tensor, labels: Tensor, correct_prob: float, temp
     "tfkd_reg",
     paper="https://arxiv.org/abs/1909.11723",
     official="yuanli2333/Teacher-free-Knowledge-Distillation@d000ab3",
+    year=2020,
 )
 class VirtualTeacher(Method):
     """Teacher-free distillation from a virtual teacher; in effect label smoothing.

@@ -125,7 +125,7 @@ def uskd_loss(
     }
 
 
-@register("uskd", paper="https://arxiv.org/abs/2303.13005", official="yzd-v/cls_KD@1e5d48f")
+@register("uskd", paper="https://arxiv.org/abs/2303.13005", official="yzd-v/cls_KD@1e5d48f", year=2023)
 class UniversalSelfDistillation(Method):
     """Universal self-knowledge distillation: a soft share for the label, Zipf's law for the others.
 

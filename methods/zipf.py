@@ -182,7 +182,7 @@ def local_votes(feature_map: Tensor, classify: Callable[[Tensor], Tensor], upsam
     return logits.argmax(-1).flatten(1)
 
 
-@register("zipf", paper="https://arxiv.org/abs/2207.12980", official="megvii-research/zipfls@108e27a")
+@register("zipf", paper="https://arxiv.org/abs/2207.12980", official="megvii-research/zipfls@108e27a", year=2022)
 class ZipfLabelSmoothing(Method):
     """Zipf's label smoothing: the other classes' mass follows their rank among local predictions.
 

@@ -137,6 +137,8 @@ def _card(result: TrialResult, store: Store) -> str:
     facts.append(("recipe", ", ".join(f"{k}={v}" for k, v in recipe.items())))
     if result.metrics:
         facts += [(key, f"{value:.6g}") for key, value in result.metrics.model_dump().items()]
+    if result.scaled:
+        facts += [(key, f"{value:.6g}") for key, value in result.scaled.named.items()]
     if result.cost:
         facts += [(key, value) for key, value in result.cost.model_dump().items() if value != ()]
     facts.append(("resumed at epochs", ", ".join(map(str, result.resumes)) or "never"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -23,6 +22,12 @@ METRICS = {
     "brier": "squared distance of the softmax from the one-hot label, summed over classes; lower is better",
     "aurc": "area under the risk-coverage curve by confidence; lower is better",
     "eaurc": "AURC minus that of the best possible ordering; lower is better",
+    "temperature": "what logits are divided by to minimize the NLL of held-out images; below 1 sharpens, above softens",
+    "scaled_nll": "nll of the test set after temperature scaling; where a trial holds out images, as the next four",
+    "scaled_ece": "ece after temperature scaling; top1 and top5 stay as they are",
+    "scaled_brier": "brier after temperature scaling",
+    "scaled_aurc": "aurc after temperature scaling",
+    "scaled_eaurc": "eaurc after temperature scaling",
 }
 
 
@@ -31,7 +36,7 @@ def listing(kind: str, plugins: Sequence[str], results: str, as_json: bool) -> s
     if kind not in KINDS:
         raise UserError(unknown("list", kind, KINDS))
     readers: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "methods": lambda: _methods(plugins),
+        "methods": lambda: _methods(plugins, counted=as_json),
         "datasets": _datasets,
         "models": _models,
         "protocols": _protocols,
@@ -55,43 +60,12 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-def _methods(plugins: Sequence[str]) -> list[dict[str, Any]]:
-    from sdbench import registry
+def _methods(plugins: Sequence[str], *, counted: bool) -> list[dict[str, Any]]:
+    from sdbench import cards, registry
 
     for plugin in plugins:
         registry.load_plugin(plugin)
-    return [
-        {
-            "name": name,
-            "summary": _first_line(registry.get(name)),
-            "parameters": {k: p.default for k, p in registry.parameters(registry.get(name)).items()},
-            "needs": needs(registry.get(name)),
-            "origin": registry.origin(name),
-        }
-        for name in registry.names()
-    ]
-
-
-def needs(cls: Any) -> list[str]:
-    """What a method asks of the harness beyond images and labels."""
-    from sdbench.method import Method
-
-    found = []
-    if cls.views > 1:
-        found.append(f"{cls.views} views")
-    if cls.partners:
-        found.append(f"{cls.partners} same-class partner(s)")
-    if cls.generations > 1:
-        found.append(f"{cls.generations} generations")
-    if cls.wants_validation:
-        found.append("validation data")
-    if cls.mix is not Method.mix:
-        found.append("mixed images")
-    return found
-
-
-def _first_line(cls: type) -> str:
-    return (inspect.getdoc(cls) or "").split("\n", 1)[0]
+    return cards.rows(counted=counted)
 
 
 def _datasets() -> list[dict[str, Any]]:
@@ -137,14 +111,14 @@ def _runs(results: str) -> list[dict[str, Any]]:
 
 def card(name: str, plugins: Sequence[str], as_json: bool) -> str:
     """The card of a method, data set, network or protocol. Raises UserError for an unknown name."""
-    from sdbench import data, registry, zoo
+    from sdbench import cards, data, registry, zoo
     from sdbench.protocol import PROTOCOLS
 
     for plugin in plugins:
         registry.load_plugin(plugin)
     if name in registry.names():
-        facts = method_card(name)
-        return json.dumps(facts, indent=1) if as_json else _method_text(facts)
+        known = cards.method_card(name)
+        return known.model_dump_json(indent=1) if as_json else cards.text(known)
     if name in PROTOCOLS:
         return PROTOCOLS[name].model_dump_json(indent=1)
     for found in (data.DATASETS.get(name), zoo.MODELS.get(name)):
@@ -152,38 +126,3 @@ def card(name: str, plugins: Sequence[str], as_json: bool) -> str:
             plain = asdict(found)
             return json.dumps(plain, indent=1) if as_json else tabulate(list(plain.items()), tablefmt="plain")
     raise UserError(unknown("name", name, [*registry.names(), *data.DATASETS, *zoo.MODELS, *PROTOCOLS]))
-
-
-def method_card(name: str) -> dict[str, Any]:
-    """All that is known of a method, as plain values."""
-    from sdbench import registry
-
-    cls = registry.get(name)
-    return {
-        "name": name,
-        "summary": _first_line(cls),
-        "description": inspect.getdoc(cls) or "",
-        "paper": cls.paper,
-        "official": cls.official,
-        "origin": registry.origin(name),
-        "needs": needs(cls),
-        "parameters": [
-            {"name": p.name, "type": p.type.__name__, "default": p.default, "range": str(p.range) if p.range else ""}
-            for p in registry.parameters(cls).values()
-        ],
-        "recommended": {dataset: dict(values) for dataset, values in cls.recommended.items()},
-        "refuses_mixing": cls.refuses_mixing,
-    }
-
-
-def _method_text(facts: dict[str, Any]) -> str:
-    lines = [f"{facts['name']}: {facts['description']}", ""]
-    for key in ("paper", "official", "origin"):
-        if facts[key]:
-            lines.append(f"{key}: {facts[key]}")
-    lines.append(f"needs: {', '.join(facts['needs']) or 'one forward pass'}")
-    if facts["parameters"]:
-        lines += ["", tabulate(facts["parameters"], headers="keys", tablefmt="simple", disable_numparse=True)]
-    for dataset, values in facts["recommended"].items():
-        lines.append(f"recommended for {dataset}: {_cell(values)}")
-    return "\n".join(lines)

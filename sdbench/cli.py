@@ -30,6 +30,7 @@ Datasets = Annotated[Many, typer.Option("--dataset", "--datasets", "-d", help="s
 Models = Annotated[Many, typer.Option("--model", "--models", "-M", help="see: sdbench list models")]
 Results = Annotated[Text, typer.Option("--results", "-o", help="results folder (default: results)")]
 Plugins = Annotated[Many, typer.Option("--plugin", help="a Python file that registers methods; may be repeated")]
+SCALING = "hold out a tenth of the training images for every method; NLL, ECE before and after scaling by them"
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 
 
@@ -100,6 +101,7 @@ def run(
     rerun: Annotated[Text, typer.Option(help="none, failed or all")] = None,
     baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="always add ce")] = True,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="after the trial is done")] = False,
+    temperature_scaling: Annotated[bool, typer.Option("--temperature-scaling", help=SCALING)] = False,
     weights: Annotated[bool, typer.Option("--weights/--no-weights", help="keep final weights")] = True,
     logits: Annotated[bool, typer.Option("--logits/--no-logits", help="keep test-set logits")] = True,
     config: Annotated[Text, typer.Option("--config", "-C", help="TOML file with these options as keys")] = None,
@@ -111,14 +113,9 @@ def run(
 
     Without arguments: the six core methods on the embedded data set glyphs, two seeds.
     """
-    flags = dict(locals())
-    for name in ("config", "dry_run", "quiet", "as_json"):
-        flags.pop(name)
-    flags["compile"] = flags.pop("compile_")
-    _flag(flags, "baseline", baseline, True)
-    _flag(flags, "weights", weights, True)
-    _flag(flags, "logits", logits, True)
-    _flag(flags, "keep_checkpoints", keep_checkpoints, False)
+    flags = _given(dict(locals()), "config", "dry_run", "quiet", "as_json")
+    _switches(flags, True, "baseline", "weights", "logits")
+    _switches(flags, False, "keep_checkpoints", "temperature_scaling")
     with _answers():
         from sdbench import commands
 
@@ -126,9 +123,10 @@ def run(
     raise typer.Exit(code)
 
 
-def _flag(flags: dict[str, Any], name: str, value: bool, default: bool) -> None:
+def _switches(flags: dict[str, Any], default: bool, *names: str) -> None:
     """A switch left at its default does not override a configuration file."""
-    flags[name] = None if value is default else str(value).lower()
+    for name in names:
+        flags[name] = None if flags[name] is default else str(flags[name]).lower()
 
 
 @app.command("list")
@@ -196,7 +194,7 @@ def profile(
     compile_: Annotated[Text, typer.Option("--compile", help="auto, off, graph (GPU) or inductor")] = None,
     rounds: Annotated[Text, typer.Option(help="least number of rounds (60); more until intervals are narrow")] = None,
     margin: Annotated[Text, typer.Option(help="ratios within 1 +- this are equal (0.03)")] = None,
-    max_seconds: Annotated[Text, typer.Option(help="limit of the rounds, per value of a sweep: 480, 8m")] = None,
+    max_seconds: Annotated[Text, typer.Option(help="limit of a group's rounds: 480, 8m; 300 with several")] = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="measure peak memory")] = True,
     sweep: Annotated[Text, typer.Option(help="classes=100,1000,10000 or batch-size=... or model=...")] = None,
     device: Annotated[Text, typer.Option(help="auto, cpu or cuda")] = None,

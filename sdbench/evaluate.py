@@ -14,6 +14,8 @@ needs several [V, K] integer tensors. The tests compare with it where the two de
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -45,9 +47,13 @@ class _Samples:
         return (self.rank > 0).double()
 
 
-def evaluate(logits: Tensor, labels: Tensor) -> Metrics:
-    """All metrics of a board, in one pass. top5 counts the label among min(5, K) classes."""
-    samples = _samples(logits, labels)
+def evaluate(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Metrics:
+    """All metrics of a board, in one pass. top5 counts the label among min(5, K) classes.
+
+    temperature: in (0, inf), p = softmax(z / temperature); it touches neither top1 nor top5. Raises ValueError
+    for others.
+    """
+    samples = _samples(logits, labels, temperature)
     return Metrics(
         top1=_top_k(samples, 1),
         top5=_top_k(samples, 5),
@@ -135,9 +141,8 @@ def _lowest_aurc(samples: _Samples) -> float:
     return (i / (total - count + i)).sum().item() / total
 
 
-@torch.no_grad()
-def _samples(logits: Tensor, labels: Tensor) -> _Samples:
-    """What all metrics are made of, a block of rows at a time."""
+def blocks(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Consecutive rows of logits [V, K] with their labels [V], checked; raises ValueError as said above."""
     if logits.dim() != 2 or len(logits) < 1 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
             f"need logits [V, K] with V >= 1, K >= 2 and labels [V], got {list(logits.shape)} and {list(labels.shape)}"
@@ -145,22 +150,37 @@ def _samples(logits: Tensor, labels: Tensor) -> _Samples:
     if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
         raise ValueError(f"labels must lie in [0, {logits.shape[1]})")
     rows = max(1, _CHUNK // logits.shape[1])
-    blocks = [_block(z, y) for z, y in zip(torch.split(logits, rows), torch.split(labels, rows), strict=True)]
-    return _Samples(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
+    for z, y in zip(torch.split(logits, rows), torch.split(labels, rows), strict=True):
+        if not bool(z.isfinite().all()):
+            raise ValueError("the logits are not all finite")
+        yield z, y
 
 
-def _block(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+@torch.no_grad()
+def _samples(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> _Samples:
+    """What all metrics are made of, a block of rows at a time."""
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"the temperature must be positive and finite, got {temperature}")
+    found = [_block(z, y, temperature) for z, y in blocks(logits, labels)]
+    return _Samples(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def _block(logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, ...]:
     """The fields of ``_Samples`` for a block of rows."""
-    if not bool(logits.isfinite().all()):
-        raise ValueError("the logits are not all finite")
     label = labels[:, None]
     own = logits.gather(1, label)
     before = torch.arange(logits.shape[1], device=logits.device) < label
-    rank = ((logits > own) | ((logits == own) & before)).sum(1)
-    log_p = logits.double().log_softmax(1)
+    rank = ((logits > own) | ((logits == own) & before)).sum(1)  # not of the quotients, which rounding may make equal
+    log_p = _divided(logits.double(), temperature).log_softmax(1)
     log_p_label = log_p.gather(1, label).squeeze(1)
     p = log_p.exp_()
     # sum_k (p_k - [k = y])^2 without a one-hot [V, K]
     score = p.square().sum(1) - p.gather(1, label).squeeze(1).mul(2) + 1
-    own_confidence = full_precision(logits).softmax(1).amax(1)
+    own_confidence = _divided(full_precision(logits), temperature).softmax(1).amax(1)
     return rank, 0.0 - log_p_label, score.clamp(0, 2), p.amax(1), own_confidence
+
+
+def _divided(logits: Tensor, temperature: float) -> Tensor:
+    """Logits with the same softmax as z / temperature, the largest of each row 0, so that no quotient overflows
+    upwards; at temperature 1 the logits themselves."""
+    return logits if temperature == 1 else (logits - logits.amax(1, keepdim=True)) / temperature

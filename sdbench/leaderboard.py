@@ -23,7 +23,7 @@ from sdbench.leaderboard_variants import (
     variants,
     without_duplicates,
 )
-from sdbench.spec import Metrics, TrialResult, canonical
+from sdbench.spec import TEMPERATURES, Metrics, Scaled, TrialResult, canonical
 from sdbench.statistics import MeanStd, mean_std, paired_difference
 
 REASON_LENGTH = 300
@@ -79,7 +79,7 @@ def _table(
     rows = sorted((_row(v, base, hardware, s) for v, s in zip(found, steps, strict=True)), key=_reading_order)
     notes = about_base + _seed_notes(rows) + notes + about_steps
     for v in found:
-        notes += _trial_notes(v) + _cost_notes(v, base)
+        notes += _trial_notes(v) + _scaling_notes(v) + _cost_notes(v, base)
     notes += sorted(f"{r.spec.title}: {r.status}: {_reason(r)}" for r in earlier)
     spec = results[0].spec
     return Table(
@@ -119,11 +119,13 @@ def _row(variant: Variant, base: Variant | None, hardware: Sequence[Hardware], s
     statuses = Counter(r.status for r in variant.trials.values())
     return Row(
         label=variant.label,
+        caveat=variant.caveat,
         method=variant.method,
         params=dict(sorted(variant.params.items())),
         baseline=variant is base,
         seeds=tuple(top1),
         metrics=_metrics([r.metrics for r in done if r.metrics]),
+        scaled=_scaled([r.scaled for r in done if r.scaled]),
         gain=paired_difference(top1, base.top1()) if base and variant is not base and done else None,
         costs=tuple(_cost_ratio(variant, base, h) for h in hardware),
         forward_per_image=mean_std(known).mean if known and len(known) == len(forwards) else None,
@@ -138,6 +140,13 @@ def _metrics(found: Sequence[Metrics]) -> dict[str, MeanStd]:
     if not found:
         return {}
     return {name: mean_std(getattr(m, name) for m in found) for name in Metrics.model_fields}
+
+
+def _scaled(found: Sequence[Scaled]) -> dict[str, MeanStd]:
+    if not found:
+        return {}
+    values = [scaled.named for scaled in found]
+    return {name: mean_std(v[name] for v in values) for name in values[0]}
 
 
 def _cost_ratio(variant: Variant, base: Variant | None, hardware: Hardware) -> CostRatio:
@@ -170,6 +179,18 @@ def _trial_notes(variant: Variant) -> list[str]:
 def _reason(result: TrialResult) -> str:
     text = " ".join(result.reason.split()) or "no reason recorded"
     return text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 1] + "…"
+
+
+def _scaling_notes(variant: Variant) -> list[str]:
+    """Temperatures that the held-out images did not determine."""
+    ends: dict[float, list[int]] = defaultdict(list)
+    for seed, result in variant.trials.items():
+        if result.scaled and result.scaled.temperature in TEMPERATURES:
+            ends[result.scaled.temperature].append(seed)
+    who = variant.label
+    return [
+        f"{who} {seed_list(seeds)}: temperature at the end of its range, {t:g}" for t, seeds in sorted(ends.items())
+    ]
 
 
 def _cost_notes(variant: Variant, base: Variant | None) -> list[str]:

@@ -30,6 +30,11 @@ STEP_LEGEND = (
     "what a method does once per epoch, and all generations but the last, which time × and memory × include.",
 )
 
+SCALED_LEGEND = (
+    "ECE % scaled, NLL scaled: of the same logits divided by T, one temperature per trial, which minimizes the NLL of "
+    "images held out from training. The test set has no part in it, and top-1 stays as it is.",
+)
+
 
 @dataclass(frozen=True)
 class Column:
@@ -49,11 +54,12 @@ def columns(table: Table) -> list[Column]:
         costs.append(Column(f"time ×{mark}", lambda row, i=i: _ratio(row.costs[i].time, row)))  # type: ignore[misc]
         costs.append(Column(f"memory ×{mark}", lambda row, i=i: _ratio(row.costs[i].memory, row)))  # type: ignore[misc]
     return [
-        Column("method", lambda row: row.label, left=True),
+        Column("method", lambda row: marked(row.label, row.caveat), left=True),
         Column("top-1 % (n)", lambda row: _percent(row.metrics.get("top1"))),
         Column("gain, points (n)", lambda row: gain_text(row.gain)),
         Column("ECE %", lambda row: _mean(row, "ece", 100, 2)),
         Column("NLL", lambda row: _mean(row, "nll", 1, 3)),
+        *_scaled_columns(table),
         *costs,
         *_step_columns(table),
         Column("images", lambda row: number(row.forward_per_image)),
@@ -61,6 +67,21 @@ def columns(table: Table) -> list[Column]:
         Column("state", lambda row: bytes_text(row.state_bytes)),
         Column("trials", lambda row: ", ".join(f"{n} {status}" for status, n in row.statuses.items()), left=True),
     ]
+
+
+def _scaled_columns(table: Table) -> list[Column]:
+    if not any(row.scaled for row in table.rows):
+        return []
+    return [
+        Column("ECE % scaled", lambda row: _scaled_mean(row, "scaled_ece", 100, 2)),
+        Column("NLL scaled", lambda row: _scaled_mean(row, "scaled_nll", 1, 3)),
+        Column("T", lambda row: _scaled_mean(row, "temperature", 1, 3)),
+    ]
+
+
+def marked(name: str, caveat: str) -> str:
+    """A method's name as shown to people, with what must be said beside it."""
+    return f"{name} ({caveat})" if caveat else name
 
 
 def _step_columns(table: Table) -> list[Column]:
@@ -78,7 +99,9 @@ def _step_columns(table: Table) -> list[Column]:
 
 def legend(board: Board) -> tuple[str, ...]:
     """What the columns mean, as far as the board has them."""
-    return LEGEND + (STEP_LEGEND if any(row.step for table in board.tables for row in table.rows) else ())
+    rows = [row for table in board.tables for row in table.rows]
+    scaled = SCALED_LEGEND if any(row.scaled for row in rows) else ()
+    return LEGEND + scaled + (STEP_LEGEND if any(row.step for row in rows) else ())
 
 
 def letter(i: int) -> str:
@@ -154,6 +177,13 @@ def gain_text(gain: PairedDifference | None) -> str:
 def _mean(row: Row, metric: str, scale: float, digits: int) -> str:
     value = row.metrics.get(metric)
     return MISSING if value is None else _fixed(scale * value.mean, digits)
+
+
+def _scaled_mean(row: Row, name: str, scale: float, digits: int) -> str:
+    value = row.scaled.get(name)
+    if value is None:
+        return MISSING
+    return _fixed(scale * value.mean, digits) + ("" if value.n == len(row.seeds) else f" ({value.n})")
 
 
 def _ratio(value: MeanStd | None, row: Row) -> str:

@@ -194,11 +194,15 @@ Cell = Value | None
 def _csv(board: Board) -> str:
     """One line per row of every table, numbers in full precision (fractions, nats, ratios), empty cells
     for what is missing. Costs on a table's second kind of hardware are in columns that end with ``_2``;
-    those of steps are there where a row has any."""
+    those of steps and of temperature scaling are there where a row has any."""
     most = max((len(table.hardware) for table in board.tables), default=0)
     rows = [(table, row) for table in board.tables for row in table.rows]
     steps = any(row.step is not None for _, row in rows)
-    records = [_csv_record(table, row, max(1, most)) | (_csv_step(row.step) if steps else {}) for table, row in rows]
+    scaled = next((list(row.scaled) for _, row in rows if row.scaled), [])
+    records = [
+        _csv_record(table, row, max(1, most)) | _csv_scaled(row, scaled) | (_csv_step(row.step) if steps else {})
+        for table, row in rows
+    ]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     if records:
@@ -224,8 +228,9 @@ def _csv_record(table: Table, row: Row, hardware: int) -> dict[str, Cell]:
         "dataset": table.dataset, "data_fingerprint": table.data_fingerprint, "image_size": table.image_size,
         "network": table.network, "protocol": table.protocol, "protocol_version": table.protocol_version,
         "split": table.split, "precision": table.precision, **recipe,
-        "label": row.label, "method": row.method, "params": json.dumps(row.params, sort_keys=True),
-        "baseline": row.baseline, "seeds": " ".join(map(str, row.seeds)), "n": len(row.seeds),
+        "label": row.label, "caveat": row.caveat, "method": row.method,
+        "params": json.dumps(row.params, sort_keys=True), "baseline": row.baseline,
+        "seeds": " ".join(map(str, row.seeds)), "n": len(row.seeds),
     }  # fmt: skip
     for name in Metrics.model_fields:
         found = row.metrics.get(name)
@@ -252,6 +257,15 @@ def _csv_cost(cost: CostRatio | None, suffix: str) -> dict[str, Cell]:
         f"memory_ratio{suffix}": memory.mean if memory else None,
         f"memory_ratio_n{suffix}": memory.n if memory else None,
     }
+
+
+def _csv_scaled(row: Row, names: Sequence[str]) -> dict[str, Cell]:
+    """Temperature and metrics after scaling, and the number of seeds that have them; nothing without names."""
+    record: dict[str, Cell] = {"scaled_n": max((m.n for m in row.scaled.values()), default=0)} if names else {}
+    for name in names:
+        found = row.scaled.get(name)
+        record |= {f"{name}_mean": found.mean if found else None, f"{name}_std": found.std if found else None}
+    return record
 
 
 def _csv_step(step: StepCost | None) -> dict[str, Cell]:

@@ -42,20 +42,24 @@ class StepCost(Record):
 class Row(Record):
     """One variant of a method.
 
-    label: the method's name, with the parameters in which the table's variants of it differ.
+    label: the method's name, with the parameters in which the table's variants of it differ. caveat: what must be
+    said beside it.
     seeds: those that finished. metrics: per name of ``Metrics``, as fractions and nats; empty where no
-    seed finished. gain: top-1 minus the baseline's, a fraction; None for the baseline and where there is
+    seed finished. scaled: per name of ``Scaled.named``, over the seeds whose trials held images out; empty without
+    any. gain: top-1 minus the baseline's, a fraction; None for the baseline and where there is
     none. costs: one per entry of ``Table.hardware``. forward_per_image: images forwarded per labelled
     image, earlier generations included, mean over seeds. auxiliary_parameters, state_bytes: the largest
     over seeds. step: None where no profile fits. statuses: trials per status, over all seeds.
     """
 
     label: str
+    caveat: str = ""
     method: str
     params: dict[str, Value]
     baseline: bool
     seeds: tuple[int, ...]
     metrics: dict[str, MeanStd]
+    scaled: dict[str, MeanStd] = {}
     gain: PairedDifference | None
     costs: tuple[CostRatio, ...]
     forward_per_image: float | None

@@ -15,6 +15,7 @@ class Variant:
     """One row's trials, one per seed, and what the finished ones cost."""
 
     label: str
+    caveat: str
     method: str
     params: Mapping[str, Value]
     trials: Mapping[int, TrialResult]
@@ -76,8 +77,8 @@ def variants(results: Sequence[TrialResult], by_id: Mapping[str, TrialResult]) -
 def _variant(label: str, trials: Mapping[int, TrialResult], by_id: Mapping[str, TrialResult]) -> Variant:
     by_seed = dict(sorted(trials.items()))
     costs = {seed: cost for seed, result in by_seed.items() if (cost := spent(result, by_id)) is not None}
-    spec = next(iter(by_seed.values())).spec
-    return Variant(label, spec.method, spec.params, by_seed, costs)
+    newest = max(by_seed.values(), key=lambda r: r.provenance.finished)
+    return Variant(label, newest.caveat, newest.spec.method, newest.spec.params, by_seed, costs)
 
 
 def _labels(found: Mapping[_Key, Mapping[int, TrialResult]]) -> dict[_Key, str]:

@@ -146,6 +146,8 @@ class Method(nn.Module):
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     official: ClassVar[str] = ""
+    year: ClassVar[int] = 0
+    caveat: ClassVar[str] = ""
 
     def setup(self, task: Task, network: Network) -> None:
         """Build auxiliary heads (parameters) and memories (buffers), all at full size.

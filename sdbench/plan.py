@@ -95,7 +95,8 @@ def _protocol(request: Request, problems: Problems) -> Protocol:
     if name not in PROTOCOLS:
         problems.found.append(unknown("protocol", name, PROTOCOLS))
         name = default
-    return PROTOCOLS[name]
+    scale = problems.choice("temperature-scaling", request.temperature_scaling, ("true", "false"), "false")
+    return PROTOCOLS[name].holding_out() if scale == "true" else PROTOCOLS[name]
 
 
 def _overrides(request: Request, problems: Problems) -> dict[str, object]:

@@ -16,7 +16,8 @@ from sdbench.identity import method_source
 from sdbench.spec import Identity, Recipe, Record, Trial, TrialSpec, Value
 
 HOLDOUT = "holdout-0.1"
-"""The split of methods that need validation data, and of the baselines they are paired with."""
+"""The split of methods that need validation data and of the baselines they are paired with; with
+``--temperature-scaling``, of every method."""
 
 
 class Protocol(Record):
@@ -34,6 +35,10 @@ class Protocol(Record):
     eval_every: int
     recommended: bool = True
     selection: str = "test accuracy of the last epoch"
+
+    def holding_out(self) -> Protocol:
+        """The same rules, with images held out for every method: what temperature scaling needs."""
+        return self if self.split != "full" else self.model_copy(update={"split": HOLDOUT})
 
     def recipe_for(self, augment: str, overrides: Mapping[str, object]) -> Recipe:
         """The recipe on a data set with its own augmentation, with what the user set."""
@@ -159,4 +164,4 @@ def _trial(
         data_fingerprint=cell.fingerprint,
         protocol_version=protocol.version,
     )
-    return Trial(spec=spec, identity=identity)
+    return Trial(spec=spec, identity=identity, caveat=registry.caveat(cell.method))

@@ -63,11 +63,15 @@ class Parameter:
         return ""
 
 
-def register(name: str, *, paper: str = "", official: str = "") -> Callable[[type[Method]], type[Method]]:
+def register(
+    name: str, *, paper: str = "", official: str = "", year: int = 0, caveat: str = ""
+) -> Callable[[type[Method]], type[Method]]:
     """Class decorator that makes a method known under ``name``.
 
     name: lower-case letters, digits and underscores, starting with a letter.
-    paper: address of the paper. official: ``owner/repository@commit`` of the authors' code.
+    paper: address of the paper. official: ``owner/repository@commit`` of the authors' code. year: of publication,
+    0 where there is none. caveat: what must be said wherever the method's numbers are shown, such as
+    "reconstruction, paper withdrawn"; a few words in parentheses after its name.
     Raises UserError where the name is taken or malformed, or a hyper-parameter lacks a default or
     an annotation of bool, int, float or str.
     """
@@ -95,7 +99,7 @@ def register(name: str, *, paper: str = "", official: str = "") -> Callable[[typ
             problems.append(f"method {name!r}: baseline is True, but {others[0]!r} is the baseline; leave it out")
         if problems:
             raise UserError(problems)
-        cls.name, cls.paper, cls.official = name, paper, official
+        cls.name, cls.paper, cls.official, cls.year, cls.caveat = name, paper, official, year, caveat
         _METHODS[name] = cls
         _ORIGIN[name] = _loading
         return cls
@@ -237,6 +241,11 @@ def origin(name: str) -> str:
     """Where a method came from: built in, an entry point's package, or a plug-in's file name."""
     get(name)
     return _ORIGIN[name]
+
+
+def caveat(name: str) -> str:
+    """What must be said wherever a method, ``base+mixer`` allowed, is shown; mostly nothing."""
+    return "; ".join(filter(None, (get(part).caveat for part in name.split("+"))))
 
 
 def baseline_name() -> str:

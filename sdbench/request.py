@@ -48,6 +48,7 @@ class Request(Record):
     eval_every: str | None = None
     rerun: str | None = None
     baseline: str | None = None
+    temperature_scaling: str | None = None
     keep_checkpoints: str | None = None
     weights: str | None = None
     logits: str | None = None

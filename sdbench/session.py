@@ -186,6 +186,13 @@ class Session:
         logits, labels = self._logits(self.data.test_batches(self.batch_size * 4, torch.float32))
         return logits.cpu(), labels.cpu()
 
+    def validation_logits(self) -> tuple[Tensor, Tensor] | None:
+        """The same on the held-out images; None where there are none."""
+        if self.data.num_validation == 0:
+            return None
+        logits, labels = self._logits(self.data.validation_batches(self.batch_size * 4, torch.float32))
+        return logits.cpu(), labels.cpu()
+
     @torch.no_grad()
     def _logits(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         passes = vars(self.network.passes).copy()

@@ -96,10 +96,11 @@ class Identity(Record):
 
 
 class Trial(Record):
-    """A trial to run: its spec, its identity, and what a host needs to know to run it."""
+    """A trial to run: its spec, its identity, and the method's caveat, which is told with its results."""
 
     spec: TrialSpec
     identity: Identity
+    caveat: str = ""
 
     @property
     def id(self) -> str:
@@ -117,6 +118,33 @@ class Metrics(Record):
     brier: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
     aurc: Fraction
     eaurc: FiniteFloat
+
+
+TEMPERATURES = (1e-3, 1e3)
+"""The range, ends included, in which a temperature is fitted."""
+
+
+class Scaled(Record):
+    """On the whole test set, after the last epoch, with logits divided by a temperature (``sdbench.temperature``).
+
+    temperature: fitted on held-out images, in TEMPERATURES; at an end of that range, the best one lies at or beyond
+    it. held_out: how many images it was fitted on. The others: as in Metrics; top1 and top5 are those of Metrics,
+    as dividing reorders no logits.
+    """
+
+    temperature: Annotated[float, Field(ge=TEMPERATURES[0], le=TEMPERATURES[1])]
+    held_out: Annotated[int, Field(ge=1)]
+    nll: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    ece: Fraction
+    brier: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+    aurc: Fraction
+    eaurc: FiniteFloat
+
+    @property
+    def named(self) -> dict[str, float]:
+        """The values under the names by which boards and ``sdbench list metrics`` call them."""
+        others = self.model_dump(exclude={"temperature", "held_out"})
+        return {"temperature": self.temperature, **{f"scaled_{name}": value for name, value in others.items()}}
 
 
 class Cost(Record):
@@ -175,10 +203,11 @@ class Pairing(Record):
 class TrialResult(Record):
     """trial.json. ``metrics`` and ``cost`` are None where training did not get that far.
 
-    baseline: the method that gains are counted from. resumes: the epochs (from 0) at which a later
-    process took the trial up again. num_classes: of the data set; None in older records and where the
-    trial ended before its data were opened.
-    checksums: SHA-256 of the files beside it, and of this record itself under "trial.json".
+    scaled: None where no images were held out, and in older records. caveat: what must be said wherever the method
+    is shown. baseline: the method that gains are counted from. resumes: the epochs (from 0) at which a later
+    process took the trial up again. num_classes: of the data set; None in older records and where the trial ended
+    before its data were opened. checksums: SHA-256 of the files beside it, and of this record itself under
+    "trial.json".
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -186,10 +215,12 @@ class TrialResult(Record):
     status: Status
     reason: str = ""
     log_tail: str = ""
+    caveat: str = ""
     baseline: str = ""
     spec: TrialSpec
     identity: Identity
     metrics: Metrics | None = None
+    scaled: Scaled | None = None
     cost: Cost | None = None
     pairing: Pairing | None = None
     provenance: Provenance

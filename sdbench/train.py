@@ -1,7 +1,8 @@
 """The one training loop: ``run_trial(trial, store, options) -> TrialResult``.
 
 What every method shares is here and only here: streams, precision, optimizer, schedule, checkpoints,
-the last epoch as the score. Nothing inside an epoch waits for the device.
+the last epoch as the score. Nothing inside an epoch waits for the device. Where images are held out, the
+score is also given after temperature scaling.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from sdbench.evaluate import evaluate
 from sdbench.method import Terms
 from sdbench.schedule import learning_rate
 from sdbench.session import Session
-from sdbench.spec import Cost, Metrics, Options, Pairing, Provenance, Status, StepKind, Trial, TrialResult
+from sdbench.spec import Cost, Metrics, Options, Pairing, Provenance, Scaled, Status, StepKind, Trial, TrialResult
 from sdbench.store import Store, append_line, replacing, write_curve
+from sdbench.temperature import rescore
 
 CLOCKS = ("train_s", "process_s", "eval_s", "setup_s")
 
@@ -51,6 +53,14 @@ class Progress:
     started: str = ""
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What the last epoch's network is worth, before and after temperature scaling; nothing before that epoch."""
+
+    metrics: Metrics | None = None
+    scaled: Scaled | None = None
+
+
 Opener = Callable[[Trial, Store, Options], Session]
 
 
@@ -72,7 +82,7 @@ def run_trial(
     progress = Progress(started=environment.now())
     session: Session | None = None
     status: Status = "ok"
-    reason, metrics = "", None
+    reason, scores = "", Scores()
     try:
         store.write(_record(trial, options, progress, "interrupted", "started and not finished"), "started.json")
         began = time.perf_counter()
@@ -80,7 +90,7 @@ def run_trial(
         session.choose_step(_step_kind(options, session))
         _resume(session, progress, folder)
         progress.clocks["setup_s"] += time.perf_counter() - began
-        metrics = _train(session, progress, folder, options, stop)
+        scores = _train(session, progress, folder, options, stop)
     except TrialInterrupted as error:
         status, reason = "interrupted", str(error)
     except Diverged as error:
@@ -90,7 +100,7 @@ def run_trial(
     except Exception as error:  # a plug-in may raise anything; the trial becomes a row that says so
         status = "oom" if is_out_of_memory(error) else "failed"
         reason = explain(error)
-    result = _record(trial, options, progress, status, reason, session, metrics)
+    result = _record(trial, options, progress, status, reason, session, scores)
     store.write(result)
     if status != "interrupted" and not options.keep_checkpoints:
         checkpoint.remove(folder / "checkpoint")
@@ -104,8 +114,8 @@ def _step_kind(options: Options, session: Session) -> StepKind:
     return "graph"
 
 
-def _train(session: Session, progress: Progress, folder: Path, options: Options, stop: Callable[[], bool]) -> Metrics:
-    """All remaining epochs, then the test set, once."""
+def _train(session: Session, progress: Progress, folder: Path, options: Options, stop: Callable[[], bool]) -> Scores:
+    """All remaining epochs, then the test set, once, and the held-out images where there are any."""
     epochs = session.spec.recipe.epochs
     progress.timing_problems += environment.timing_problems(session.device, options.packed)
     if not progress.pairing:
@@ -126,13 +136,17 @@ def _train(session: Session, progress: Progress, folder: Path, options: Options,
         append_line(folder / "curve.jsonl", line)
     began = time.perf_counter()
     logits, labels = scored or session.test_logits()  # None where the checkpoint was at the last epoch
-    if not bool(logits.isfinite().all()):
-        raise Diverged(f"the logits on the test set are not finite after epoch {epochs - 1}")
-    metrics = evaluate(logits, labels)
+    held_out = session.validation_logits()
+    if not all(bool(z.isfinite().all()) for z, _ in [(logits, labels), *([held_out] if held_out else [])]):
+        raise Diverged(f"the logits on the test set or the held-out images are not finite after epoch {epochs - 1}")
+    scores = Scores(evaluate(logits, labels), rescore(logits, labels, *held_out) if held_out else None)
     progress.clocks["eval_s"] += time.perf_counter() - began
     progress.timing_problems += environment.timing_problems(session.device, options.packed)
-    _write_tensors(session, folder, options, logits, labels)
-    return metrics
+    kept = {"logits": logits, "labels": labels}
+    if held_out is not None:
+        kept |= {"validation_logits": held_out[0], "validation_labels": held_out[1]}
+    _write_tensors(session, folder, options, kept)
+    return scores
 
 
 def _train_epoch(session: Session, progress: Progress, epoch: int, stop: Callable[[], bool]) -> dict[str, Any]:
@@ -189,13 +203,14 @@ def _resume(session: Session, progress: Progress, folder: Path) -> None:
     write_curve(folder / "curve.jsonl", progress.curve)
 
 
-def _write_tensors(session: Session, folder: Path, options: Options, logits: Tensor, labels: Tensor) -> None:
+def _write_tensors(session: Session, folder: Path, options: Options, tensors: dict[str, Tensor]) -> None:
+    """The network's weights, and logits, in half precision, with their labels."""
     if options.keep_weights:
         weights = {k: v.detach().cpu().contiguous() for k, v in session.network.state_dict().items()}
         with replacing(folder / "network.safetensors") as temporary:
             safetensors.torch.save_file(weights, temporary)
     if options.keep_logits:
-        kept = {"logits": logits.half().contiguous(), "labels": labels.contiguous()}
+        kept = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in tensors.items()}
         with replacing(folder / "logits.safetensors") as temporary:
             safetensors.torch.save_file(kept, temporary)
 
@@ -207,17 +222,19 @@ def _record(
     status: Status,
     reason: str,
     session: Session | None = None,
-    metrics: Metrics | None = None,
+    scores: Scores = Scores(),
 ) -> TrialResult:
     pairing = Pairing(**progress.pairing) if progress.pairing else None
     return TrialResult(
         trial_id=trial.id,
         status=status,
         reason=reason,
+        caveat=trial.caveat,
         baseline=options.baseline,
         spec=trial.spec,
         identity=trial.identity,
-        metrics=metrics,
+        metrics=scores.metrics,
+        scaled=scores.scaled,
         cost=_cost(session, progress) if session else None,
         pairing=pairing,
         provenance=provenance(options, session.device if session else None, progress.started),

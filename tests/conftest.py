@@ -1,8 +1,12 @@
-"""Fixtures: numbers from the authors' code, small networks built by hand, and batches."""
+"""Fixtures: numbers from the authors' code, small networks built by hand, batches, and toy methods."""
 
+import json
 import os
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sdbench import Batch, Network, wrap
+from sdbench import Batch, Network, registry, wrap
 from sdbench.network import StagedNetwork
+from sdbench.session import Session
+from sdbench.spec import Trial
+from sdbench.tiny import TinyTask
 
 torch.set_num_threads(1)
 
 Arrays = dict[str, NDArray[np.generic]]
+Case = tuple[str, dict[str, Any], Arrays]
+TOYS = sorted((Path(__file__).parent / "plugins").glob("toy_*.py"))
 RTOL = {"f32": 1e-5, "f64": 1e-6}
 DTYPES = {"f32": torch.float32, "f64": torch.float64}
 
@@ -37,6 +46,41 @@ def golden() -> Callable[[str], Arrays]:
             pytest.skip(f"{elsewhere} holds no {name}")
         with np.load(path) as file:
             return {key: file[key] for key in file.files}
+
+    return load
+
+
+def case_names(arrays: Arrays) -> list[str]:
+    """The names before ``.args`` in the keys, of which there must be one at least."""
+    found = [key.removesuffix(".args") for key in arrays if key.endswith(".args")]
+    assert found, "no case in this file"
+    return found
+
+
+@pytest.fixture
+def golden_cases(golden: Callable[[str], Arrays]) -> Callable[[str], list[Case]]:
+    """``golden_cases("byot.npz")``: (name, arguments, its arrays without the name) of every case in the file."""
+
+    def load(name: str) -> list[Case]:
+        arrays, found = golden(name), []
+        for case in case_names(arrays):
+            own = {key.removeprefix(case + "."): v for key, v in arrays.items() if key.startswith(case + ".")}
+            found.append((case, json.loads(str(own["args"])), own))
+        return found
+
+    return load
+
+
+@pytest.fixture
+def golden_matches(golden: Callable[[str], Arrays]) -> Callable[[str, str], tuple[Arrays, list[re.Match[str]]]]:
+    """``golden_matches("focal.npz", pattern)``: all arrays, and the matches of their whole keys, whose first group
+    is the case; no case of the file is without one."""
+
+    def load(name: str, pattern: str) -> tuple[Arrays, list[re.Match[str]]]:
+        arrays = golden(name)
+        found = [match for match in (re.fullmatch(pattern, key) for key in arrays) if match]
+        assert {match[1] for match in found} == set(case_names(arrays))
+        return arrays, found
 
     return load
 
@@ -73,11 +117,18 @@ def logits_network() -> Network:
 
 @pytest.fixture
 def logits_batch() -> Callable[..., Batch]:
-    """``logits_batch(logits, labels, partner=None, index=None)`` for ``logits_network``."""
+    """``logits_batch(logits, labels, view=None, partner=None, index=None)`` for ``logits_network``."""
 
-    def make(logits: Tensor, labels: Tensor, *, partner: Tensor | None = None, index: Tensor | None = None) -> Batch:
-        partners = () if partner is None else (partner,)
-        return Batch(logits, (), partners, labels, torch.arange(len(labels)) if index is None else index)
+    def make(
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        view: Tensor | None = None,
+        partner: Tensor | None = None,
+        index: Tensor | None = None,
+    ) -> Batch:
+        views, partners = (() if other is None else (other,) for other in (view, partner))
+        return Batch(logits, views, partners, labels, torch.arange(len(labels)) if index is None else index)
 
     return make
 
@@ -111,3 +162,48 @@ def image_batch() -> Callable[..., Batch]:
         return Batch(images, (), (partner,), labels, torch.arange(size))
 
     return make
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test registers, and the plug-ins that it loads, are forgotten after it."""
+    registry.load_builtin()
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    monkeypatch.setattr(registry, "_ORIGIN", dict(registry._ORIGIN))
+    yield
+    for name in [n for n in sys.modules if n.startswith("sdbench_plugin_")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def toys(own_registry: None) -> Iterator[None]:
+    """The toy methods, known for the time of one test; what a trial sets for the process is put back."""
+    for path in TOYS:
+        registry.load_plugin(path)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def toy_task() -> TinyTask:
+    """Batches of 12, 12 and 2 images, in four epochs."""
+    return TinyTask(num_train=26, batch_size=12, epochs=4)
+
+
+@pytest.fixture
+def toy_trial(toys: None, toy_task: TinyTask) -> Callable[[str], Trial]:
+    """``toy_trial("toy_base+toy_mix")``: with the values that each method has by default."""
+
+    def trial(name: str) -> Trial:
+        base, _, mixer = name.partition("+")
+        own = registry.resolve(base, "tiny", {})
+        mixed = {f"{mixer}.{k}": v for k, v in (registry.resolve(mixer, "tiny", {}) if mixer else {}).items()}
+        return toy_task.trial(name, own | mixed)
+
+    return trial
+
+
+@pytest.fixture
+def open_toy(toy_trial: Callable[[str], Trial], toy_task: TinyTask) -> Callable[[str], Session]:
+    """``open_toy("toy_base")``: a session of its trial, the network and the method fresh."""
+    return lambda name: toy_task.session(toy_trial(name))

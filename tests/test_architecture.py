@@ -108,7 +108,7 @@ LAYERS = [
     {"sdbench.cost.memory", "sdbench.cost.counts", "sdbench.cost.energy", "sdbench.cost.state"},
     {"sdbench.cost.setting"},
     {"sdbench.train", "sdbench.assembly", "sdbench.session", "sdbench.graph"},
-    {"sdbench.data", "sdbench.models", "sdbench.evaluate"},
+    {"sdbench.data", "sdbench.models", "sdbench.evaluate", "sdbench.temperature"},
     {"sdbench.parts"},
     {"sdbench.registry", "sdbench.network", "sdbench.method"},
     {"sdbench.cost.archive"},

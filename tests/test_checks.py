@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,16 +69,10 @@ SOUND = [
 
 
 @pytest.fixture(autouse=True)
-def _toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The toy methods, known for the time of one test."""
-    registry.load_builtin()
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
-    monkeypatch.setattr(registry, "_ORIGIN", dict(registry._ORIGIN))
+def _toys(own_registry: None) -> None:
+    """The toy methods and the broken ones, known for the time of one test."""
     for path in sorted(PLUGINS.glob("*.py")):
         registry.load_plugin(path)
-    yield
-    for name in [n for n in sys.modules if n.startswith("sdbench_plugin_")]:
-        del sys.modules[name]
 
 
 @pytest.mark.parametrize("name", SOUND)

@@ -5,24 +5,22 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import torch
 
 from sdbench import checkpoint, registry
 from sdbench.session import Session
-from sdbench.spec import Options, TrialResult
+from sdbench.spec import Options, Trial, TrialResult
 from sdbench.store import Store
 from sdbench.tiny import TinyTask
 from sdbench.train import run_trial
 
-PLUGINS = sorted((Path(__file__).parent / "plugins").glob("toy_*.py"))
-TASK = TinyTask(num_train=26, batch_size=12, epochs=4)
 STEPS = 3
+OpenToy = Callable[[str], Session]
 
 # Images forwarded per labelled image, with and without gradient. "toy_carry" is worked out in its own test.
 PASSES = {
@@ -51,44 +49,34 @@ PASSES = {
 TOYS = sorted([*PASSES, "toy_carry"])
 
 
-@pytest.fixture(autouse=True)
-def _toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The toy methods, known for the time of one test; what a trial sets for the process is put back."""
-    registry.load_builtin()
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
-    monkeypatch.setattr(registry, "_ORIGIN", dict(registry._ORIGIN))
-    for path in PLUGINS:
-        registry.load_plugin(path)
-    yield
-    torch.use_deterministic_algorithms(False)
-    for name in [n for n in sys.modules if n.startswith("sdbench_plugin_")]:
-        del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("toys")
 
 
-def params_of(name: str) -> dict[str, Any]:
-    base, _, mixer = name.partition("+")
-    own = registry.resolve(base, "tiny", {})
-    return own | {f"{mixer}.{k}": v for k, v in (registry.resolve(mixer, "tiny", {}) if mixer else {}).items()}
+class Run(Protocol):
+    """Trains a method in a folder; interrupted in the middle of the epoch after ``interrupt_after``."""
+
+    def __call__(self, name: str, folder: Path, interrupt_after: int | None = None) -> tuple[TrialResult, Path]: ...
 
 
-def open_toy(name: str) -> Session:
-    return TASK.session(TASK.trial(name, params_of(name)))
+@pytest.fixture
+def run(open_toy: OpenToy, toy_trial: Callable[[str], Trial], toy_task: TinyTask) -> Run:
+    """Through the trainer, to the end."""
 
+    def train(name: str, folder: Path, interrupt_after: int | None = None) -> tuple[TrialResult, Path]:
+        trial, store = toy_trial(name), Store(folder)
+        options = Options(device="cpu", keep_checkpoints=True)
+        if interrupt_after is not None:
+            steps = open_toy(name).steps
+            asked = itertools.count()
+            limit = interrupt_after * steps + steps // 2
+            stopped = run_trial(trial, store, options, stop=lambda: next(asked) >= limit, opener=toy_task.open)
+            assert stopped.status == "interrupted"
+            assert stopped.epochs_done == interrupt_after
+        result = run_trial(trial, store, options, opener=toy_task.open)
+        assert result.status == "ok", result.reason
+        return result, store.folder(trial.spec, trial.id)
 
-def run(name: str, folder: Path, interrupt_after: int | None = None) -> tuple[TrialResult, Path]:
-    """Train through the trainer; interrupted in the middle of the epoch after ``interrupt_after``."""
-    trial, store = TASK.trial(name, params_of(name)), Store(folder)
-    options = Options(device="cpu", keep_checkpoints=True)
-    if interrupt_after is not None:
-        steps = open_toy(name).steps
-        asked = itertools.count()
-        limit = interrupt_after * steps + steps // 2
-        stopped = run_trial(trial, store, options, stop=lambda: next(asked) >= limit, opener=TASK.open)
-        assert stopped.status == "interrupted"
-        assert stopped.epochs_done == interrupt_after
-    result = run_trial(trial, store, options, opener=TASK.open)
-    assert result.status == "ok", result.reason
-    return result, store.folder(trial.spec, trial.id)
+    return train
 
 
 def method_state(folder: Path) -> dict[str, torch.Tensor]:
@@ -109,7 +97,7 @@ def test_every_toy_is_listed_here() -> None:
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_interrupted_and_resumed_equals_straight(name: str, tmp_path: Path) -> None:
+def test_interrupted_and_resumed_equals_straight(name: str, tmp_path: Path, run: Run) -> None:
     straight, one = run(name, tmp_path / "one")
     resumed, other = run(name, tmp_path / "other", interrupt_after=2)
     assert resumed.resumes == (2,)
@@ -125,7 +113,7 @@ def test_interrupted_and_resumed_equals_straight(name: str, tmp_path: Path) -> N
     assert all(getattr(straight.cost, key) == getattr(resumed.cost, key) for key in counted)
 
 
-def test_weights_depend_on_the_method_and_training_moves_them(tmp_path: Path) -> None:
+def test_weights_depend_on_the_method_and_training_moves_them(tmp_path: Path, open_toy: OpenToy, run: Run) -> None:
     """The comparisons above would pass for a trainer that does nothing."""
     digests = {
         (run(n, tmp_path / n)[1] / "network.safetensors").read_bytes() for n in ("toy_base", "toy_head", "toy_mix")
@@ -139,14 +127,14 @@ def test_weights_depend_on_the_method_and_training_moves_them(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", sorted(PASSES))
-def test_images_forwarded_are_counted(name: str, tmp_path: Path) -> None:
+def test_images_forwarded_are_counted(name: str, tmp_path: Path, run: Run) -> None:
     cost = run(name, tmp_path)[0].cost
     assert cost is not None
     assert cost.labelled_images == 4 * 26
     assert (cost.images_with_gradient, cost.images_without_gradient) == tuple(104 * n for n in PASSES[name])
 
 
-def test_carried_images_are_counted(tmp_path: Path) -> None:
+def test_carried_images_are_counted(tmp_path: Path, run: Run) -> None:
     """Batches of 12, 12 and 2: each step forwards its own images and those of the step before."""
     cost = run("toy_carry", tmp_path)[0].cost
     assert cost is not None
@@ -165,20 +153,20 @@ def test_carried_images_are_counted(tmp_path: Path) -> None:
         ("toy_classes", 0, 4 * 10 * (2 * 16 * 16 * 16 + 1)),
     ],
 )
-def test_parameters_and_state_are_counted(name: str, parameters: int, state_bytes: int) -> None:
+def test_parameters_and_state_are_counted(name: str, parameters: int, state_bytes: int, open_toy: OpenToy) -> None:
     session = open_toy(name)
     assert session.auxiliary_parameters() == parameters
     assert session.state_bytes() == state_bytes
 
 
-def test_a_frozen_network_is_state_and_never_trained() -> None:
+def test_a_frozen_network_is_state_and_never_trained(open_toy: OpenToy) -> None:
     session = open_toy("toy_snapshot")
     whole = sum(t.numel() * t.element_size() for t in session.network.state_dict().values())
     assert session.state_bytes() == whole
     assert session.auxiliary_parameters() == 0
 
 
-def test_hooks_are_called_in_order(tmp_path: Path) -> None:
+def test_hooks_are_called_in_order(tmp_path: Path, run: Run) -> None:
     journal = registry.load_plugin(Path(__file__).parent / "plugins" / "toy_journal.py").JOURNAL
     journal.clear()
     run("toy_journal", tmp_path)
@@ -197,7 +185,7 @@ def test_hooks_are_called_in_order(tmp_path: Path) -> None:
     assert rest == expected
 
 
-def test_methods_of_one_seed_are_paired(tmp_path: Path) -> None:
+def test_methods_of_one_seed_are_paired(tmp_path: Path, run: Run) -> None:
     """Same weights and same first images, whatever else a method asks for or builds."""
     results = [
         run(name, tmp_path / name)[0] for name in ("toy_base", "toy_views", "toy_head", "toy_mix", "toy_average")
@@ -205,18 +193,18 @@ def test_methods_of_one_seed_are_paired(tmp_path: Path) -> None:
     assert len({result.pairing for result in results if result.pairing}) == 1
 
 
-def test_class_counts_are_those_of_the_training_set(tmp_path: Path) -> None:
+def test_class_counts_are_those_of_the_training_set(tmp_path: Path, run: Run) -> None:
     counts = method_state(run("toy_classes", tmp_path)[1])["counts"]
     assert counts.sum().item() == 4 * 26
     assert set(counts.tolist()) == {8.0, 12.0}  # 26 images of 10 classes: four have two, six have three
 
 
-def test_epoch_buffer_has_the_value_of_its_epoch(tmp_path: Path) -> None:
+def test_epoch_buffer_has_the_value_of_its_epoch(tmp_path: Path, run: Run) -> None:
     _, folder = run("toy_epoch", tmp_path)
     assert method_state(folder)["smoothing"].item() == pytest.approx(0.3)
 
 
-def test_validation_error_is_measured_on_held_out_images(tmp_path: Path) -> None:
+def test_validation_error_is_measured_on_held_out_images(tmp_path: Path, open_toy: OpenToy, run: Run) -> None:
     _, folder = run("toy_validation", tmp_path)
     state = method_state(folder)
     assert int(state["seen"]) == 4 * 10
@@ -229,13 +217,13 @@ def test_validation_error_is_measured_on_held_out_images(tmp_path: Path) -> None
     assert state["error"].item() == pytest.approx(wrong.float().mean().item())
 
 
-def test_a_bf16_trial_resumes_too(tmp_path: Path) -> None:
-    trial = TASK.trial("toy_carry", {}, precision="bf16")
+def test_a_bf16_trial_resumes_too(tmp_path: Path, toy_task: TinyTask) -> None:
+    trial = toy_task.trial("toy_carry", {}, precision="bf16")
     options, asked = Options(device="cpu"), itertools.count()
     straight, interrupted = Store(tmp_path / "one"), Store(tmp_path / "other")
-    first = run_trial(trial, straight, options, opener=TASK.open)
-    run_trial(trial, interrupted, options, stop=lambda: next(asked) >= 2 * STEPS, opener=TASK.open)
-    second = run_trial(trial, interrupted, options, opener=TASK.open)
+    first = run_trial(trial, straight, options, opener=toy_task.open)
+    run_trial(trial, interrupted, options, stop=lambda: next(asked) >= 2 * STEPS, opener=toy_task.open)
+    second = run_trial(trial, interrupted, options, opener=toy_task.open)
     assert (first.status, second.status, second.resumes) == ("ok", "ok", (2,))
     one, other = (store.folder(trial.spec, trial.id) / "network.safetensors" for store in (straight, interrupted))
     assert one.read_bytes() == other.read_bytes()

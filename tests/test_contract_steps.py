@@ -3,48 +3,17 @@
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-import pytest
 import torch
 import torch.nn.functional as F
 
-from sdbench import registry
 from sdbench.session import Session
-from sdbench.tiny import TinyTask
 
-PLUGINS = sorted((Path(__file__).parent / "plugins").glob("toy_*.py"))
-TASK = TinyTask(num_train=26, batch_size=12, epochs=4)
+OpenToy = Callable[[str], Session]
 
 
-@pytest.fixture(autouse=True)
-def _toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The toy methods, known for the time of one test; what a trial sets for the process is put back."""
-    registry.load_builtin()
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
-    monkeypatch.setattr(registry, "_ORIGIN", dict(registry._ORIGIN))
-    for path in PLUGINS:
-        registry.load_plugin(path)
-    yield
-    torch.use_deterministic_algorithms(False)
-    for name in [n for n in sys.modules if n.startswith("sdbench_plugin_")]:
-        del sys.modules[name]
-
-
-def params_of(name: str) -> dict[str, Any]:
-    base, _, mixer = name.partition("+")
-    own = registry.resolve(base, "tiny", {})
-    return own | {f"{mixer}.{k}": v for k, v in (registry.resolve(mixer, "tiny", {}) if mixer else {}).items()}
-
-
-def open_toy(name: str) -> Session:
-    return TASK.session(TASK.trial(name, params_of(name)))
-
-
-def test_views_and_partners_are_handed_over() -> None:
+def test_views_and_partners_are_handed_over(open_toy: OpenToy) -> None:
     for name, views, partners, size in [
         ("toy_views", 1, 0, 12),
         ("toy_one_partner", 0, 1, 12),
@@ -60,7 +29,7 @@ def test_views_and_partners_are_handed_over() -> None:
         assert all(not torch.equal(t, batch.images) for t in further)
 
 
-def test_an_auxiliary_head_is_trained() -> None:
+def test_an_auxiliary_head_is_trained(open_toy: OpenToy) -> None:
     session = open_toy("toy_head")
     before = {k: v.clone() for k, v in session.method.state_dict().items()}
     session.begin_epoch(0)
@@ -68,7 +37,7 @@ def test_an_auxiliary_head_is_trained() -> None:
     assert all(not torch.equal(before[k], v) for k, v in session.method.state_dict().items())
 
 
-def test_moving_average_follows_the_weights() -> None:
+def test_moving_average_follows_the_weights(open_toy: OpenToy) -> None:
     session = open_toy("toy_average")
     expected = [p.detach().double().clone() for p in session.network.parameters()]
     for epoch in range(2):
@@ -83,7 +52,7 @@ def test_moving_average_follows_the_weights() -> None:
         torch.testing.assert_close(mean.double(), wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_snapshot_is_that_of_the_last_epoch() -> None:
+def test_snapshot_is_that_of_the_last_epoch(open_toy: OpenToy) -> None:
     session = open_toy("toy_snapshot")
     for epoch in range(2):
         session.begin_epoch(epoch)
@@ -95,7 +64,7 @@ def test_snapshot_is_that_of_the_last_epoch() -> None:
     assert all(torch.equal(v, end[k]) for k, v in session.method.teacher.state_dict().items())
 
 
-def test_memory_holds_what_each_image_was_given() -> None:
+def test_memory_holds_what_each_image_was_given(open_toy: OpenToy) -> None:
     session = open_toy("toy_per_sample")
     seen = torch.zeros(26, 10)
     caught: list[torch.Tensor] = []
@@ -108,7 +77,7 @@ def test_memory_holds_what_each_image_was_given() -> None:
     assert (seen.sum(1) > 0.99).all()
 
 
-def test_carried_batch_has_a_count_of_what_is_valid() -> None:
+def test_carried_batch_has_a_count_of_what_is_valid(open_toy: OpenToy) -> None:
     session = open_toy("toy_carry")
     session.begin_epoch(0)
     batches = list(session.batches(0))
@@ -122,7 +91,7 @@ def test_carried_batch_has_a_count_of_what_is_valid() -> None:
     assert session.method.images.shape == (12, 3, 16, 16)
 
 
-def test_teacher_is_frozen_and_survives() -> None:
+def test_teacher_is_frozen_and_survives(open_toy: OpenToy) -> None:
     session = open_toy("toy_three_generations")
     teacher = session.method.teacher
     before = copy.deepcopy(teacher.state_dict())
@@ -135,7 +104,7 @@ def test_teacher_is_frozen_and_survives() -> None:
     assert all(torch.equal(before[k], v) for k, v in teacher.state_dict().items())
 
 
-def test_mixing_draws_are_those_of_the_epoch_alone() -> None:
+def test_mixing_draws_are_those_of_the_epoch_alone(open_toy: OpenToy) -> None:
     """The stream of mixing is a function of the seed and the epoch, whatever was drawn before."""
     one, other = open_toy("toy_mix"), open_toy("toy_base+toy_mix")
     for batch in one.batches(0):
@@ -149,7 +118,7 @@ def test_mixing_draws_are_those_of_the_epoch_alone() -> None:
     assert losses[0] == losses[1]
 
 
-def test_edit_replaces_maps_on_their_way() -> None:
+def test_edit_replaces_maps_on_their_way(open_toy: OpenToy) -> None:
     """The logits of an edited pass are those of the rest of the network on the edited map."""
     network = open_toy("toy_manifold").network.eval()
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(3))

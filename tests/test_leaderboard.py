@@ -10,10 +10,11 @@ import pytest
 from sdbench.leaderboard import build_board
 from sdbench.leaderboard_formats import SUFFIXES, render
 from sdbench.leaderboard_records import Board, Row, Table
-from sdbench.spec import Cost, Identity, Metrics, Pairing, Provenance, Recipe, TrialResult, TrialSpec, digest
+from sdbench.spec import Cost, Identity, Metrics, Pairing, Provenance, Recipe, Scaled, TrialResult, TrialSpec, digest
 from sdbench.statistics import MeanStd
 
 RECIPE = Recipe(epochs=200)
+BASE_SCALED = {"temperature": 2.0, "held_out": 50, "nll": 1.25, "ece": 0.02, "brier": 0.4, "aurc": 0.1, "eaurc": 0.05}
 HALF_WIDTH = 0.95 / math.sqrt(2 * 0.975 * 0.025) / math.sqrt(3)
 """t_2(0.975) / sqrt(3) in closed form: half the interval of three differences with s = 1."""
 
@@ -25,6 +26,7 @@ def trial(
     *,
     cost: dict[str, Any] | None = None,
     metrics: dict[str, float] | None = None,
+    scaled: dict[str, float] | None = None,
     where: dict[str, Any] | None = None,
     source: str = "",
     version: str = "1",
@@ -60,6 +62,7 @@ def trial(
         spec=own,
         identity=identity,
         metrics=Metrics(**{**base_metrics, **(metrics or {})}) if status == "ok" else None,
+        scaled=Scaled(**{**BASE_SCALED, **scaled}) if scaled is not None else None,
         cost=Cost(**{**base_cost, **(cost or {})}) if status == "ok" else None,
         pairing=Pairing(initial_weights=pairing, first_batch="b") if pairing else None,
         provenance=Provenance(**{**provenance, **(where or {})}),
@@ -101,6 +104,26 @@ def test_a_table_by_hand() -> None:
     assert zipf.statuses == {"ok": 3}
     assert (ce.baseline, ce.gain) == (True, None)
     assert ce.costs[0].time == MeanStd(1.0, 0.0, 3)
+
+
+def test_metrics_after_temperature_scaling_stand_beside_those_before() -> None:
+    ce = [trial("ce", s, 0.5, scaled={"temperature": t, "nll": n}) for s, t, n in [(0, 1.5, 1.0), (1, 2.5, 1.5)]]
+    ls = [trial("ls", 0, 0.6, scaled={"temperature": 0.5, "ece": 0.0123}), trial("ls", 1, 0.6), trial("ls", 2, 0.6)]
+    table = only(build_board([*ce, *ls, trial("zipf", 0, 0.4)], baseline="ce"))
+    own = row(table, "ce")
+    assert own.metrics["nll"] == MeanStd(1.5, 0.0, 2)
+    assert own.scaled["scaled_nll"] == MeanStd(1.25, math.sqrt(0.125), 2)
+    assert own.scaled["temperature"] == MeanStd(2.0, math.sqrt(0.5), 2)
+    assert row(table, "ls").scaled["scaled_ece"] == MeanStd(0.0123, None, 1)
+    assert row(table, "zipf").scaled == {}
+    assert not any("temperature" in note for note in table.notes)
+
+
+def test_a_temperature_at_an_end_of_its_range_is_noted() -> None:
+    ends = [(0, 1e-3), (1, 1e3), (2, 1e-3), (3, 1.0)]
+    table = only(build_board([trial("ls", s, scaled={"temperature": t}) for s, t in ends]))
+    assert "ls seeds 0, 2: temperature at the end of its range, 0.001" in table.notes
+    assert "ls seed 1: temperature at the end of its range, 1000" in table.notes
 
 
 def test_gain_pairs_by_seed_only() -> None:

@@ -215,6 +215,42 @@ def test_csv_reads_back_to_the_same_floats() -> None:
         assert json.loads(record["params"]) == {"weight": 0.1}
 
 
+SCALED = {
+    "temperature": MeanStd(1.23456, 0.25, 3),
+    "scaled_nll": MeanStd(0.87654, 0.125, 3),
+    "scaled_ece": MeanStd(0.01234, 1 / 3, 3),
+}
+
+
+@pytest.mark.parametrize("name", ["text", "md", "latex", "html"])
+def test_scaled_metrics_are_shown_where_there_are_any(name: str) -> None:
+    without = render(make_board(make_row("ce")), name)
+    assert "scaled" not in without
+    some = {k: MeanStd(m.mean, None, 1) for k, m in SCALED.items()}
+    rows = [make_row("ce", scaled=SCALED), make_row("ls", scaled=some), make_row("old")]
+    text = render(make_board(*rows), name)
+    assert "divided by T" in text, "the legend explains it"
+    for shown in ("NLL scaled", "1.23", "0.877", "1.235", "1.23 (1)", "0.877 (1)", "1.235 (1)"):
+        assert shown in text, shown
+    if name == "md":
+        lines = [cells_of(line) for line in text.splitlines() if line.startswith("|")]
+        at = {header: i for i, header in enumerate(lines[0])}
+        for i, (ece, nll, temperature) in enumerate(
+            [("1.23", "0.877", "1.235"), ("1.23 (1)", "0.877 (1)", "1.235 (1)")]
+        ):
+            line = lines[2 + i]
+            assert (line[at["ECE % scaled"]], line[at["NLL scaled"]], line[at["T"]]) == (ece, nll, temperature)
+        assert {lines[4][at[h]] for h in ("ECE % scaled", "NLL scaled", "T")} == {"–"}
+
+
+def test_csv_has_scaled_metrics_where_there_are_any() -> None:
+    assert not any("scaled" in key for key in read_csv(render(make_board(make_row("ce")), "csv"))[0])
+    ce, old = read_csv(render(make_board(make_row("ce", scaled=SCALED), make_row("old")), "csv"))
+    assert (float(ce["temperature_mean"]), float(ce["scaled_nll_std"])) == (1.23456, 0.125)
+    assert float(ce["scaled_ece_std"]) == 1 / 3
+    assert (ce["scaled_n"], old["scaled_n"], old["temperature_mean"], old["scaled_nll_mean"]) == ("3", "0", "", "")
+
+
 def test_csv_of_hostile_names_keeps_one_line_per_row_and_starts_no_formula() -> None:
     text = render(make_board(*map(make_row, HOSTILE)), "csv")
     assert len(text.splitlines()) == 1 + len(HOSTILE)

@@ -77,6 +77,7 @@ def _judge(name: str, claims: Claims, profiled: Profiled | None, gain: MeasuredG
     return MethodClaims(
         method=name,
         label=paper.label if paper else "",
+        caveat=profiled[0].caveat if profiled else "",
         profile=result.profile_id if result else "",
         pretrained_teacher=teacher,
         contrastive_samples=samples,

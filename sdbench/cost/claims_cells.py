@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sdbench.cost.claims_readings import READINGS
 from sdbench.cost.claims_records import ClaimsTable, ClaimVerdict, Entry, HeadlineClaim, MethodClaims, ProfileUsed
-from sdbench.leaderboard_cells import MISSING, count_text, letter, number
+from sdbench.leaderboard_cells import MISSING, count_text, letter, marked, number
 
 MARKS: dict[ClaimVerdict, str] = {
     "confirmed": "=",
@@ -83,7 +83,7 @@ def _setting(used: ProfileUsed) -> str:
 
 def name(table: ClaimsTable, row: MethodClaims) -> str:
     """A method's name, the paper's name for it, and the letter of its profile where there are several."""
-    shown = f"{row.method} ({row.label})" if row.label else row.method
+    shown = marked(marked(row.method, row.label), row.caveat)
     ids = [used.profile_id for used in table.profiles]
     return f"{shown}, {letter(ids.index(row.profile))}" if len(ids) > 1 and row.profile in ids else shown
 

@@ -114,15 +114,17 @@ class Need(Entry):
 class MethodClaims(Record):
     """One row of the printed table.
 
-    label: as the paper prints it, empty where the method is not in it. profile: id of the profile that its costs
-    come from, empty where it was not profiled. pretrained_teacher: trainings in a row. contrastive_samples:
-    images loaded per labelled image. auxiliary_parameters: weights. iterations: all readings together, from the
-    smallest to the largest. readings: by name, in ``READINGS``' order. memory: ratio of peaks. gain: points.
-    one_pass: whether the method is one-pass with no overhead, which is asked of all.
+    label: as the paper prints it, empty where the method is not in it. caveat: what must be said wherever the
+    method is shown. profile: id of the profile that its costs come from, empty where it was not profiled.
+    pretrained_teacher: trainings in a row. contrastive_samples: images loaded per labelled image.
+    auxiliary_parameters: weights. iterations: all readings together, from the smallest to the largest. readings: by
+    name, in ``READINGS``' order. memory: ratio of peaks. gain: points. one_pass: whether the method is one-pass with
+    no overhead, which is asked of all.
     """
 
     method: str
     label: str = ""
+    caveat: str = ""
     profile: str = ""
     pretrained_teacher: Need
     contrastive_samples: Need

@@ -13,6 +13,7 @@ from sdbench.cost import archive, formats
 from sdbench.cost.claims import judge_claims, load_claims
 from sdbench.cost.claims_formats import render
 from sdbench.cost.evidence import Wanted, gains, profiled
+from sdbench.cost.groups import groups, together
 from sdbench.cost.profile import profile
 from sdbench.cost.records import ProfileResult
 from sdbench.cost.request import ProfilePlan, ProfileRequest, make_plans
@@ -29,28 +30,17 @@ FORMATS = ("text", "md", "json")
 
 def run_profile(request: ProfileRequest, command: Sequence[str], *, quiet: bool, as_json: bool) -> tuple[str, int]:
     """Profile a setting, or each of a sweep, keep the records and show them. Exit code 1 where a method failed,
-    130 after Ctrl-C, when what was measured until then is kept."""
+    130 after Ctrl-C, when what was measured until then is kept. Many methods are measured in groups."""
     from sdbench.cost import scaling
 
     sweep, plans = make_plans(request, command)
     root = results_folder(request.results)
     told = silent if quiet else to_stderr
     require_device(plans[0].options.device)
-    found: list[ProfileResult] = []
-    trouble = 0
-    for plan in plans:
-        try:
-            result = measured(plan, told)
-        except (EnvironmentProblem, KeyboardInterrupt) as error:
-            if not found:  # nothing to show yet
-                raise
-            told(str(error) or "interrupted")
-            trouble = max(trouble, INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED)
-            break
-        told(f"kept as {archive.write(root, result).relative_to(root.parent)}")
-        found.append(result)
-        if result.interrupted:
-            break
+    parts = [groups(plan, limited=request.max_seconds is not None) for plan in plans]
+    kept, trouble = _measure([part for each in parts for part in each], root, told)
+    size = len(parts[0])
+    found = [together(kept[i : i + size]) for i in range(0, len(kept), size)]
     if sweep.quantity:
         picture = scaling.plot(sweep, found, root / "profiles")
         told(f"drawn in {picture.relative_to(root.parent)}")
@@ -58,6 +48,25 @@ def run_profile(request: ProfileRequest, command: Sequence[str], *, quiet: bool,
     else:
         answer = formats.json_text(formats.document(found[0])) if as_json else formats.text(found[0])
     return answer, max(trouble, *map(exit_code, found))
+
+
+def _measure(plans: Sequence[ProfilePlan], root: Path, told: Told) -> tuple[list[ProfileResult], int]:
+    """Measure and keep each; after trouble, what there is by then and the exit code. Raises EnvironmentProblem or
+    KeyboardInterrupt where there is nothing yet."""
+    kept: list[ProfileResult] = []
+    for plan in plans:
+        try:
+            result = measured(plan, told)
+        except (EnvironmentProblem, KeyboardInterrupt) as error:
+            if not kept:
+                raise
+            told(str(error) or "interrupted")
+            return kept, INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
+        told(f"kept as {archive.write(root, result).relative_to(root.parent)}")
+        kept.append(result)
+        if result.interrupted:
+            break
+    return kept, 0
 
 
 def measured(plan: ProfilePlan, told: Told) -> ProfileResult:
@@ -89,7 +98,7 @@ def run_claims(
     _, plans = make_plans(request.model_copy(update={"methods": tuple(asked), "plugin": ()}), command)
     plan = plans[0]
     root = results_folder(request.results) if measure else existing_folder(request.results)
-    code = _measure_missing(plan, root, silent if quiet else to_stderr, request.plugin) if measure else 0
+    code = _measure_missing(plan, root, silent if quiet else to_stderr, request) if measure else 0
     chosen = request.model or request.classes
     wanted = _wanted(plan)
     if not measure:
@@ -102,7 +111,7 @@ def run_claims(
     return render(table, format_name), code
 
 
-def _measure_missing(plan: ProfilePlan, root: Path, told: Told, plugins: tuple[str, ...]) -> int:
+def _measure_missing(plan: ProfilePlan, root: Path, told: Told, request: ProfileRequest) -> int:
     """Profile the methods that no profile of this machine and task has; returns the exit code."""
     require_device(plan.options.device)
     have = profiled(archive.scan(root).results, _wanted(plan))
@@ -114,14 +123,14 @@ def _measure_missing(plan: ProfilePlan, root: Path, told: Told, plugins: tuple[s
     if not missing:
         return FAILED if failed else 0
     told(f"no profile of {', '.join(c.name for c in missing)} here yet; measuring (--no-measure leaves it)")
-    files = tuple(str(Path(p).expanduser().absolute()) for p in plugins)
+    files = tuple(str(Path(p).expanduser().absolute()) for p in request.plugin)
     options = plan.options.model_copy(update={"plugins": files})
-    result = measured(replace(plan, contestants=(plan.contestants[0], *missing), options=options), told)
-    archive.write(root, result)
-    for row in result.rows:
+    wanted = replace(plan, contestants=(plan.contestants[0], *missing), options=options)
+    results, trouble = _measure(groups(wanted, limited=request.max_seconds is not None), root, told)
+    for row in together(results).rows:
         if row.status != "ok":
             told(f"{row.method}: {row.status}: {row.reason}")
-    return exit_code(result)
+    return max(trouble, *map(exit_code, results))
 
 
 def _wanted(plan: ProfilePlan) -> Wanted:

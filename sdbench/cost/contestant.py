@@ -22,6 +22,7 @@ from sdbench.cost.setting import Contestant, Stepper
 from sdbench.cost.timing import Rounds
 from sdbench.cost.verdict import ratio_of
 from sdbench.identity import method_source
+from sdbench.registry import caveat
 from sdbench.train import explain, is_out_of_memory
 
 BLOCK = 10
@@ -165,6 +166,7 @@ def row_of(
     return ProfileRow.model_validate(
         {
             "method": each.name,
+            "caveat": caveat(each.name),
             "params": dict(each.contestant.params),
             "source": method_source(each.name),
             "status": "oom" if each.out_of_memory else ("failed" if each.failure else "ok"),

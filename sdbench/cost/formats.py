@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from sdbench.cost.records import SYNTHETIC, ProfileResult, ProfileRow, Ratio
 from sdbench.cost.verdict import overhead
-from sdbench.leaderboard_cells import MISSING, bytes_text, clean, count_text, number
+from sdbench.leaderboard_cells import MISSING, bytes_text, clean, count_text, marked, number
 
 HEADERS = (
     "method",
@@ -84,7 +84,7 @@ def _cells(row: ProfileRow, baseline: str) -> list[str]:
     time = row.time_ratio if valid and not own else None
     wall = row.wall_ratio if valid and not own else None
     return [
-        row.method,
+        marked(row.method, row.caveat),
         "1" if own and valid else _interval(time),
         "baseline" if own else (time.verdict if time else (row.status if row.status != "ok" else MISSING)),
         "1" if own and valid else (MISSING if wall is None else f"{wall.median:.3f}"),
@@ -107,7 +107,7 @@ def _interval(ratio: Ratio | None) -> str:
 def _state(rows: Sequence[ProfileRow]) -> str:
     keys = ("cifar100", "tinyimagenet", "imagenet", "inat21")
     lines = [
-        [row.method, *(bytes_text(row.state_bytes_at.get(key)) for key in keys)]
+        [marked(row.method, row.caveat), *(bytes_text(row.state_bytes_at.get(key)) for key in keys)]
         for row in rows
         if any(row.state_bytes_at.values())
     ]
@@ -128,7 +128,7 @@ def _work(rows: Sequence[ProfileRow]) -> str:
         sizes = [held.get(key) for key in ("peak_resident_bytes", "peak_reserved_bytes", "driver_bytes")]
         lines.append(
             [
-                row.method,
+                marked(row.method, row.caveat),
                 f"{row.flops / 1e9:.2f}",
                 MISSING if row.flop_coverage is None else f"{100 * row.flop_coverage:.0f} %",
                 count_text(row.operators_launched),

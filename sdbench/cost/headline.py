@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from sdbench.cost.records import ProfileResult, ProfileRow
 from sdbench.leaderboard import build_board
-from sdbench.leaderboard_cells import MISSING, bytes_text, count_text, gain_text, markdown_text, number
+from sdbench.leaderboard_cells import MISSING, bytes_text, count_text, gain_text, markdown_text, marked, number
 from sdbench.leaderboard_costs import Hardware
 from sdbench.leaderboard_profiles import Measured, newest_timed, profiled_on
 from sdbench.leaderboard_records import Table
@@ -119,7 +119,7 @@ def _labels(rows: Sequence[ProfileRow]) -> list[str]:
         of_method = [r.params for r in rows if r.method == row.method]
         differing = [k for k in sorted(row.params) if len({canonical(p.get(k)) for p in of_method}) > 1]
         told = ",".join(f"{k}={_value(row.params[k])}" for k in differing)
-        labels.append(f"{row.method}[{told}]" if told else row.method)
+        labels.append(marked(f"{row.method}[{told}]" if told else row.method, row.caveat))
     return labels
 
 

@@ -89,6 +89,7 @@ class Operator(Record):
 class ProfileRow(Record):
     """One method's cost. Figures that could not be had are None; ``status`` and ``reason`` say why.
 
+    caveat: what must be said wherever the method is shown.
     source: SHA-256 of the method's source, as trials have it; empty where unknown.
     time_ratio: processor time of the step on a CPU, device time on a GPU. wall_ratio: elapsed time.
     predicted_ratio: what the counted FLOPs of the two steps predict. flagged: the measured ratio is
@@ -111,6 +112,7 @@ class ProfileRow(Record):
     """
 
     method: str
+    caveat: str = ""
     params: dict[str, Value] = {}
     source: str = ""
     status: Literal["ok", "failed", "oom"] = "ok"

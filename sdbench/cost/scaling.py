@@ -13,7 +13,7 @@ from sdbench.cost.formats import clean_lines, notes
 from sdbench.cost.formats import document as profile_document
 from sdbench.cost.records import ProfileResult, Ratio
 from sdbench.cost.request import Sweep
-from sdbench.leaderboard_cells import MISSING, number
+from sdbench.leaderboard_cells import MISSING, marked, number
 from sdbench.spec import digest
 from sdbench.store import replacing
 
@@ -23,6 +23,11 @@ MARKERS = "os^Dv<>Pph*X"
 def methods(found: Sequence[ProfileResult]) -> list[str]:
     """The methods but for the baseline, in the order of the first profile."""
     return [row.method for row in found[0].rows if row.method != found[0].baseline] if found else []
+
+
+def shown(found: Sequence[ProfileResult], method: str) -> str:
+    """A method's name with what must be said beside it."""
+    return marked(method, next((row.caveat for result in found if (row := result.row(method))), ""))
 
 
 def timing(result: ProfileResult, method: str) -> Ratio | None:
@@ -40,7 +45,7 @@ def text(sweep: Sweep, found: Sequence[ProfileResult]) -> str:
         ("FLOPs ×", lambda result, method: _of_row(result, method, "predicted_ratio")),
         ("peak memory ×", lambda result, method: _of_row(result, method, "memory_ratio")),
     ):
-        rows = [[method, *(cell(result, method) for result in found)] for method in methods(found)]
+        rows = [[shown(found, method), *(cell(result, method) for result in found)] for method in methods(found)]
         headers = [title, *(f"{sweep.quantity} {value}" for value in values)]
         align = ("left", *["right"] * len(found))
         blocks.append(
@@ -120,7 +125,8 @@ def _draw(axes: Any, points: Sequence[tuple[float, ProfileResult]], method: str,
     if timed:
         xs, ratios = [x for x, _ in timed], [ratio for _, ratio in timed]
         spread = [[r.median - r.low for r in ratios], [r.high - r.median for r in ratios]]
-        label = method.replace("$", r"\$")  # else it would be read as a formula
+        name = shown([result for _, result in points], method)
+        label = name.replace("$", r"\$")  # else it would be read as a formula
         medians = [r.median for r in ratios]
         axes.errorbar(xs, medians, yerr=spread, marker=marker, color=colour, capsize=3, label=label)
     rows = [(x, row.predicted_ratio) for x, result in points if (row := result.row(method))]

@@ -194,6 +194,7 @@ def _write(store: Store, job: Job, status: Status, reason: str, log: str) -> Sta
         status=status,
         reason=reason,
         log_tail=log[-TAIL_CHARS:],
+        caveat=job.trial.caveat,
         baseline=job.options.baseline,
         spec=spec,
         identity=job.trial.identity,

@@ -18,6 +18,7 @@ SMALL = Setting(network="resnet8", num_classes=10, num_train=200, image_size=16,
 @pytest.fixture(autouse=True, scope="package")
 def planted() -> Iterator[str]:
     """The plug-in's path; its methods are registered for these tests alone."""
+    registry.load_builtin()
     before = dict(registry._METHODS), dict(registry._ORIGIN)
     registry.load_plugin(str(PLANTED))
     yield str(PLANTED)

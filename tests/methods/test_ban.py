@@ -1,7 +1,6 @@
 """Born-again networks against the reference numbers, cases worked by hand, and what a teacher costs."""
 
 import copy
-import json
 import math
 
 import pytest
@@ -28,15 +27,11 @@ def taught(method, network, teacher=None):
 
 
 @pytest.mark.golden
-def test_every_golden_case(golden, matches, leaf):
-    arrays = golden("wide/born_again.npz")
-    cases = [key.removesuffix(".args") for key in arrays if key.endswith(".args")]
-    assert cases
-    for case in cases:
-        args = json.loads(str(arrays[f"{case}.args"]))
-        labels = torch.from_numpy(arrays[f"{case}.labels"])
+def test_every_golden_case(matches, leaf, golden_cases):
+    for case, args, own in golden_cases("wide/born_again.npz"):
+        labels = torch.from_numpy(own["labels"])
         for precision in ("f32", "f64"):
-            student, teacher = (leaf(arrays[f"{case}.{who}"], precision) for who in ("logits", "teacher_logits"))
+            student, teacher = (leaf(own[who], precision) for who in ("logits", "teacher_logits"))
             terms = predecessor_loss(student, teacher, labels, args["ce_weight"], 1.0, args["T"])
             total = terms["ce"] + terms["distillation"]
             total.backward()
@@ -49,12 +44,12 @@ def test_every_golden_case(golden, matches, leaf):
             }
             seen = 0
             for term, value in found.items():
-                key = f"{case}.reference_{term}_{precision}"
-                if key in arrays and value is not None:
-                    matches(value, arrays[key], precision, key)
+                key = f"reference_{term}_{precision}"
+                if key in own and value is not None:
+                    matches(value, own[key], precision, f"{case}.{key}")
                     seen += 1
             assert seen >= 3
-        assert f"{case}.reference_grad_logits_f64" in arrays
+        assert "reference_grad_logits_f64" in own
 
 
 def test_by_hand():

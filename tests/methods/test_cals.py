@@ -1,6 +1,5 @@
 """CALS against the authors' numbers: penalties, multipliers and strengths over whole runs."""
 
-import json
 import math
 
 import pytest
@@ -22,15 +21,6 @@ PROGRESS = torch.tensor(0.0)
 PENALTIES = ("phr", "p2", "p3")
 FIXED = {"lambd_min": 1e-6, "lambd_max": 1e6, "lambd_step": 1, "rho_min": 1, "rho_max": 10, "normalize": True}
 """Arguments of the authors' class that are constants here."""
-
-
-def cases(arrays):
-    """(name, arguments, its arrays without the name) of every case in the file."""
-    for key in arrays:
-        if key.endswith(".args"):
-            case = key.removesuffix(".args")
-            own = {k.removeprefix(case + "."): v for k, v in arrays.items() if k.startswith(case + ".")}
-            yield case, json.loads(str(arrays[key])), own
 
 
 def set_up(method, num_classes):
@@ -57,9 +47,9 @@ def judge(matches, leaf, args, own, tag, precision, name, multipliers, strengths
 
 @pytest.mark.golden
 @pytest.mark.parametrize("precision", ["f32", "f64"])
-def test_every_golden_run(precision, golden, matches, leaf):
+def test_every_golden_run(precision, matches, leaf, golden_cases):
     """With every argument that the file holds."""
-    for case, args, own in cases(golden("wide/cals.npz")):
+    for case, args, own in golden_cases("wide/cals.npz"):
         dtype = torch.float32 if precision == "f32" else torch.float64
         multipliers = torch.full((args["num_classes"],), args["lambd_min"], dtype=dtype)
         strengths = torch.full((args["num_classes"],), float(args["rho_min"]), dtype=dtype)
@@ -83,10 +73,10 @@ def test_every_golden_run(precision, golden, matches, leaf):
 
 @pytest.mark.golden
 @pytest.mark.parametrize("resumed", [False, True])
-def test_every_golden_run_of_the_class(resumed, golden, matches, leaf, logits_network, logits_batch):
+def test_every_golden_run_of_the_class(resumed, matches, leaf, logits_network, logits_batch, golden_cases):
     """Hooks called where the trainer calls them; with ``resumed``, through a saved state before each epoch."""
     found = 0
-    for case, args, own in cases(golden("wide/cals.npz")):
+    for case, args, own in golden_cases("wide/cals.npz"):
         if any(args[key] != value for key, value in FIXED.items()) or args["rho_step"] < 1:
             continue
         labels, classes = torch.from_numpy(own["labels"]), args["num_classes"]
@@ -212,15 +202,11 @@ def test_it_wants_held_out_images_and_can_be_mixed():
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("penalty", PENALTIES)
-def test_it_compiles_as_a_whole(penalty, logits_batch):
+def test_it_compiles_as_a_whole(penalty, logits_batch, compiles_alike):
     network = wrap(torch.nn.Linear(4, 3))
     batch = logits_batch(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))
     method = set_up(ClassAdaptiveLabelSmoothing(penalty=penalty, margin=0.5), 3)
-    eager = method.loss(network, batch, PROGRESS)
-    compiled = torch.compile(method.loss, fullgraph=True, backend="aot_eager")(network, batch, PROGRESS)
-    torch._dynamo.reset()
-    for name, value in eager.items():
-        torch.testing.assert_close(compiled[name], value)
+    compiles_alike(method, method, network, batch)
 
 
 @pytest.mark.parametrize(

@@ -2,27 +2,21 @@
 
 import json
 import math
-import re
 
 import pytest
 import torch
-import torch.nn.functional as F
 from sdbench.methods.confidence_penalty import ConfidencePenalty, mean_entropy
 
 PROGRESS = torch.tensor(0.0)
 
 
 @pytest.mark.golden
-def test_every_golden_case(golden, matches, leaf, logits_network, logits_batch):
+def test_every_golden_case(matches, leaf, logits_network, logits_batch, golden_matches):
     """``meanNK`` arrays are of code that averages over the K classes: beta / K here. It also clamps
     p at eps, which moves each entry of p log p by up to -eps log eps."""
-    arrays = golden("wide/confidence_penalty.npz")
-    pattern = re.compile(
-        r"(.+)\.(?:selfkdlib_beta([0-9.]+)_|official_|)(sumK|meanNK)_(loss|ce|entropy|grad_logits)_(f32|f64)"
-    )
-    found = [match for match in map(pattern.fullmatch, arrays) if match]
+    pattern = r"(.+)\.(?:selfkdlib_beta([0-9.]+)_|official_|)(sumK|meanNK)_(loss|ce|entropy|grad_logits)_(f32|f64)"
+    arrays, found = golden_matches("wide/confidence_penalty.npz", pattern)
     assert {(m[3], m[4]) for m in found} >= {("sumK", term) for term in ("loss", "entropy", "grad_logits")}
-    assert {match[1] for match in found} == {key.removesuffix(".args") for key in arrays if key.endswith(".args")}
     for match in found:
         case, precision = match[1], match[5]
         logits = leaf(arrays[f"{case}.logits"], precision)
@@ -72,13 +66,9 @@ def test_it_rewards_entropy(logits_network, logits_batch):
     assert terms["entropy"].item() == pytest.approx(-0.5 * math.log(4))
 
 
-def test_without_beta_it_is_cross_entropy_to_the_bit(logits_network, logits_batch):
-    logits, labels = torch.randn(33, 10, requires_grad=True), torch.randint(10, (33,))
+def test_without_beta_it_is_cross_entropy_to_the_bit(is_cross_entropy):
     method = ConfidencePenalty(**ConfidencePenalty.neutral)
-    loss = sum(method.loss(logits_network, logits_batch(logits, labels), PROGRESS).values())
-    plain = F.cross_entropy(logits, labels)
-    assert torch.equal(loss, plain)
-    assert torch.equal(*(torch.autograd.grad(x, logits)[0] for x in (loss, plain)))
+    is_cross_entropy(method)
 
 
 @pytest.mark.parametrize("beta", [-0.1, math.inf, math.nan])

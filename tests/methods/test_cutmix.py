@@ -1,6 +1,5 @@
 """CutMix against the authors' numbers, cases worked by hand, and a simulation with NumPy."""
 
-import json
 import math
 
 import numpy as np
@@ -8,52 +7,25 @@ import pytest
 import torch
 from sdbench.methods.cutmix import CutMix, interval, pasted_images
 
-from sdbench import Batch, Method, Mixed
-from sdbench.method import Combination
+from sdbench import Batch
 
 PROGRESS = torch.tensor(0.0)
 
 
-class Fixed(Method):
-    """Mixes as it is told."""
-
-    def __init__(self, order, share):
-        super().__init__()
-        self.order, self.share = order, share
-
-    def mix(self, batch, generator):
-        return Mixed(batch.images, batch.labels[self.order], self.share)
-
-
 @pytest.mark.golden
-def test_every_golden_case(golden, matches, leaf, logits_network, logits_batch):
-    arrays = golden("wide/cutmix.npz")
-    cases = [key.removesuffix(".args") for key in arrays if key.endswith(".args")]
-    assert cases
-    for case in cases:
-        args = json.loads(str(arrays[f"{case}.args"]))
+def test_every_golden_case(golden_cases, blended_loss_matches):
+    for case, args, own in golden_cases("wide/cutmix.npz"):
         drawn = torch.tensor(args["lam_drawn"], dtype=torch.float64)
         center = (torch.tensor(args["center_dim2"]), torch.tensor(args["center_dim3"]))
-        images = torch.from_numpy(arrays[f"{case}.images"])
-        labels, order = (torch.from_numpy(arrays[f"{case}.{name}"]) for name in ("labels", "perm"))
+        images = torch.from_numpy(own["images"])
+        order = torch.from_numpy(own["perm"])
         (top, bottom), (left, right) = (interval(images.shape[2 + i], drawn, center[i]) for i in (0, 1))
-        box = arrays[f"{case}.bbox_dim2lo_dim3lo_dim2hi_dim3hi"]
+        box = own["bbox_dim2lo_dim3lo_dim2hi_dim3hi"]
         assert [int(edge) for edge in (top, left, bottom, right)] == box.tolist()
         pasted, kept = pasted_images(images, order, drawn, center)
-        assert np.array_equal(pasted.numpy(), arrays[f"{case}.mixed_images"])
-        assert kept.item() == pytest.approx(float(arrays[f"{case}.lam_adjusted"]), rel=1e-6)
-        for precision in ("f32", "f64"):
-            logits = leaf(arrays[f"{case}.logits"], precision)
-            mixer = Fixed(order, kept.to(logits.dtype))
-            method = Combination(mixer, mixer)
-            method.hand_generator(torch.Generator())
-            loss = method.loss(logits_network, logits_batch(logits, labels), PROGRESS)["ce"]
-            loss.backward()
-            matches(loss, arrays[f"{case}.official_loss_{precision}"], precision, f"{case} loss {precision}")
-            key = f"{case}.official_grad_logits_{precision}"
-            if key in arrays:
-                matches(logits.grad, arrays[key], precision, key)
-        assert f"{case}.official_grad_logits_f64" in arrays
+        assert np.array_equal(pasted.numpy(), own["mixed_images"])
+        assert kept.item() == pytest.approx(float(own["lam_adjusted"]), rel=1e-6)
+        blended_loss_matches(case, own, kept)
 
 
 @pytest.mark.parametrize(

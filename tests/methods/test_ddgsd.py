@@ -1,7 +1,6 @@
 """DDGSD against the reference numbers, cases worked by hand, and what the public versions do otherwise."""
 
 import copy
-import json
 import math
 from dataclasses import replace
 
@@ -37,17 +36,13 @@ def two_views(image_batch, size=6):
 
 
 @pytest.mark.golden
-def test_every_golden_case(golden, matches, leaf, logits_batch):
-    arrays = golden("wide/ddgsd.npz")
-    cases = [key.removesuffix(".args") for key in arrays if key.endswith(".args")]
-    assert cases
-    for case in cases:
-        args = json.loads(str(arrays[f"{case}.args"]))
-        labels = torch.from_numpy(arrays[f"{case}.labels"])
+def test_every_golden_case(matches, leaf, logits_batch, golden_cases):
+    for case, args, own in golden_cases("wide/ddgsd.npz"):
+        labels = torch.from_numpy(own["labels"])
         method = DataDistortionGuided(temperature=args["T"], weight=args["lam"], discrepancy=args["mu"])
         for precision in ("f32", "f64"):
             names = ("logits_a", "logits_b", "feat_a", "feat_b")
-            leaves = {name: leaf(arrays[f"{case}.{name}"], precision) for name in names}
+            leaves = {name: leaf(own[name], precision) for name in names}
             network = Given(*(torch.cat([leaves[f"{kind}_a"], leaves[f"{kind}_b"]]) for kind in ("logits", "feat")))
             batch = replace(logits_batch(leaves["logits_a"].detach(), labels), views=(leaves["logits_b"].detach(),))
             terms = method.loss(network, batch, PROGRESS)
@@ -60,11 +55,11 @@ def test_every_golden_case(golden, matches, leaf, logits_batch):
                 "mmd": mean_discrepancy(leaves["feat_a"], leaves["feat_b"]),
                 **{f"grad_{name}": tensor.grad for name, tensor in leaves.items()},
             }
-            present = [name for name in found if f"{case}.reference_{name}_{precision}" in arrays]
+            present = [name for name in found if f"reference_{name}_{precision}" in own]
             assert present[:4] == ["loss", "ce", "kd", "mmd"]
             for name in present:
-                key = f"{case}.reference_{name}_{precision}"
-                matches(found[name], arrays[key], precision, key)
+                key = f"reference_{name}_{precision}"
+                matches(found[name], own[key], precision, f"{case}.{key}")
         assert len(present) == 8  # all gradients in double precision
 
 

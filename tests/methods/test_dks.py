@@ -1,6 +1,5 @@
 """DKS against the authors' numbers, cases worked by hand, and its branches."""
 
-import json
 import math
 
 import pytest
@@ -17,28 +16,24 @@ PROGRESS = torch.tensor(0.0)
 
 @pytest.mark.golden
 @pytest.mark.parametrize("source", ["official", "selfkdlib"])
-def test_every_golden_case(golden, matches, leaf, source):
-    arrays = golden("wide/dks.npz")
-    found = [key.removesuffix(".args") for key in arrays if key.endswith(".args")]
-    assert found
-    for case in found:
-        args = json.loads(str(arrays[f"{case}.args"]))
-        labels = torch.from_numpy(arrays[f"{case}.labels"])
+def test_every_golden_case(matches, leaf, source, golden_cases):
+    for case, args, own in golden_cases("wide/dks.npz"):
+        labels = torch.from_numpy(own["labels"])
         tag, temperature, epsilon = "official", args["T"], args["epsilon"]
         if source == "selfkdlib":
             tag, temperature, epsilon = f"selfkdlib_T{args['selfkdlib_T']:g}", args["selfkdlib_T"], 0.0
         for precision in ("f32", "f64"):
-            logits = [leaf(arrays[f"{case}.logits{b}"], precision) for b in range(args["branches"])]
+            logits = [leaf(own[f"logits{b}"], precision) for b in range(args["branches"])]
             terms = synergy_loss(logits, labels, 1.0, temperature, epsilon=epsilon)
             total = sum(terms.values())
             total.backward()
-            matches(total, arrays[f"{case}.{tag}_loss_{precision}"], precision, f"{case} {tag}")
-            if f"{case}.{tag}_ce_{precision}" in arrays:
-                matches(terms["ce"], arrays[f"{case}.{tag}_ce_{precision}"], precision, f"{case} {tag} ce")
+            matches(total, own[f"{tag}_loss_{precision}"], precision, f"{case} {tag}")
+            if f"{tag}_ce_{precision}" in own:
+                matches(terms["ce"], own[f"{tag}_ce_{precision}"], precision, f"{case} {tag} ce")
             for b, z in enumerate(logits):
-                key = f"{case}.{tag}_grad_logits{b}_{precision}"
-                if key in arrays:
-                    matches(z.grad, arrays[key], precision, key)
+                key = f"{tag}_grad_logits{b}_{precision}"
+                if key in own:
+                    matches(z.grad, own[key], precision, f"{case}.{key}")
 
 
 def test_by_hand():

@@ -1,6 +1,5 @@
 """DLB against the authors' numbers, from single steps to whole training loops."""
 
-import json
 import math
 
 import pytest
@@ -9,19 +8,14 @@ import torch.nn.functional as F
 from sdbench.methods.dlb import LastMiniBatch, last_batch_losses
 from torch import nn
 
-from sdbench import Batch, Task, wrap
+from sdbench import wrap
 
 PROGRESS = torch.tensor(0.0)
 
 
-def cases(arrays, part):
-    """(name, arguments, its arrays without the name) of every case in the file that holds this part."""
-    for key in arrays:
-        if key.endswith(".args"):
-            case, args = key.removesuffix(".args"), json.loads(str(arrays[key]))
-            own = {k.removeprefix(case + "."): v for k, v in arrays.items() if k.startswith(case + ".")}
-            if args["part"] == part:
-                yield case, args, own
+def part_of(cases, part):
+    """Those whose arguments name this part."""
+    return [case for case in cases if case[1]["part"] == part]
 
 
 class Recorder(nn.Module):
@@ -39,29 +33,11 @@ class Recorder(nn.Module):
         return output
 
 
-def set_up(method, network, batch_size, num_classes):
-    method.setup(Task(num_classes=num_classes, num_train=20, batch_size=batch_size, epochs=4), network)
-    method.before_epoch(0, 4)
-    return method
-
-
-def two_views(first, second, labels):
-    return Batch(first, (second,), (), labels, torch.arange(len(labels)))
-
-
-def reloaded(method, build):
-    """A new method with the saved state of another."""
-    state = {key: value.clone() for key, value in method.state_dict().items()}
-    fresh = build()
-    fresh.load_state_dict(state)
-    return fresh
-
-
 @pytest.mark.golden
 @pytest.mark.parametrize("precision", ["f32", "f64"])
-def test_every_golden_step(precision, golden, matches, leaf):
+def test_every_golden_step(precision, matches, leaf, golden_cases):
     found = 0
-    for case, args, own in cases(golden("wide/dlb.npz"), "given_logits"):
+    for case, args, own in part_of(golden_cases("wide/dlb.npz"), "given_logits"):
         views, labels = own["view_logits"], torch.from_numpy(own["labels"])
         for step in range(args["steps"]):
             new = leaf(views[step, :, 0], precision)
@@ -86,16 +62,18 @@ def test_every_golden_step(precision, golden, matches, leaf):
 @pytest.mark.parametrize("precision", ["f32", "f64"])
 @pytest.mark.parametrize("resumed", [False, True])
 @pytest.mark.parametrize("passes", ["separate", "joint"])
-def test_every_golden_step_of_the_class(passes, resumed, precision, golden, matches, leaf):
+def test_every_golden_step_of_the_class(
+    passes, resumed, precision, matches, leaf, golden_cases, begun, reloaded, logits_batch
+):
     """On a network whose logits are its input; with ``resumed``, through a saved state before each step."""
-    for case, args, own in cases(golden("wide/dlb.npz"), "given_logits"):
+    for case, args, own in part_of(golden_cases("wide/dlb.npz"), "given_logits"):
         _, count, _, classes = own["view_logits"].shape
         recorder = Recorder(torch.float32 if precision == "f32" else torch.float64)
         network = wrap(recorder)
 
         def build(args=args, network=network, count=count, classes=classes):
             method = LastMiniBatch(temperature=args["T"], weight=args["alpha"], passes=passes)
-            return set_up(method, network, count, classes)
+            return begun(method, network, count, classes)
 
         method = build()
         for step in range(args["steps"]):
@@ -103,7 +81,7 @@ def test_every_golden_step_of_the_class(passes, resumed, precision, golden, matc
                 method = reloaded(method, build)
             first, second = (leaf(own["view_logits"][step, :, view], precision).detach() for view in (0, 1))
             recorder.outputs.clear()
-            batch = two_views(first, second, torch.from_numpy(own["labels"][step]))
+            batch = logits_batch(first, torch.from_numpy(own["labels"][step]), view=second)
             loss = sum(method.loss(network, batch, PROGRESS).values())
             loss.backward()
             gradients = torch.cat([output.grad for output in recorder.outputs])
@@ -130,16 +108,16 @@ class SmallNet(nn.Module):
 
 @pytest.mark.golden
 @pytest.mark.parametrize("resumed", [False, True])
-def test_every_golden_training_loop(resumed, golden, matches):
+def test_every_golden_training_loop(resumed, matches, golden_cases, begun, reloaded, logits_batch):
     """Losses of every step, final weights and running statistics, and what is carried on; with ``resumed``,
     a fresh method takes over before each epoch from a saved state."""
     found = 0
-    for case, args, own in cases(golden("wide/dlb.npz"), "training"):
+    for case, args, own in part_of(golden_cases("wide/dlb.npz"), "training"):
         network = wrap(SmallNet(own))
         size, classes = max(args["batch_sizes"]), len(own["init_l2.bias"])
 
         def build(args=args, network=network, size=size, classes=classes):
-            return set_up(LastMiniBatch(temperature=args["T"], weight=args["alpha"]), network, size, classes)
+            return begun(LastMiniBatch(temperature=args["T"], weight=args["alpha"]), network, size, classes)
 
         method = build()
         optimizer = torch.optim.SGD(
@@ -152,7 +130,8 @@ def test_every_golden_training_loop(resumed, golden, matches):
             for step, rows in enumerate(args["batch_sizes"]):
                 images = torch.from_numpy(own[f"e{epoch}_images"][step])[:rows]
                 labels = torch.from_numpy(own[f"e{epoch}_labels"][step])[:rows]
-                loss = sum(method.loss(network, two_views(images[:, 0], images[:, 1], labels), PROGRESS).values())
+                batch = logits_batch(images[:, 0], labels, view=images[:, 1])
+                loss = sum(method.loss(network, batch, PROGRESS).values())
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -8,29 +8,10 @@ import torch.nn.functional as F
 from sdbench.methods.dlb import LastMiniBatch
 from torch import nn
 
-from sdbench import Batch, Task
 from sdbench.graph import plain_state
 from sdbench.network import PassCounter
 
 PROGRESS = torch.tensor(0.0)
-
-
-def set_up(method, network, batch_size, num_classes):
-    method.setup(Task(num_classes=num_classes, num_train=20, batch_size=batch_size, epochs=4), network)
-    method.before_epoch(0, 4)
-    return method
-
-
-def two_views(first, second, labels):
-    return Batch(first, (second,), (), labels, torch.arange(len(labels)))
-
-
-def reloaded(method, build):
-    """A new method with the saved state of another."""
-    state = {key: value.clone() for key, value in method.state_dict().items()}
-    fresh = build()
-    fresh.load_state_dict(state)
-    return fresh
 
 
 def by_hand(network, batches, temperature=3.0, weight=1.0):
@@ -70,25 +51,25 @@ def ours(method, network, batches, steps_per_epoch):
 
 
 @pytest.fixture
-def batches(image_batch):
+def batches(image_batch, logits_batch):
     """Two epochs of two full batches and a short one."""
 
     def make(classes=5):
         found = []
         for seed, size in enumerate((6, 6, 2) * 2):
             batch = image_batch(size=size, classes=classes, seed=seed)
-            found.append(two_views(batch.images, batch.partners[0], batch.labels))
+            found.append(logits_batch(batch.images, batch.labels, view=batch.partners[0]))
         return found
 
     return make
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-def test_a_short_batch_is_carried_into_the_next_epoch_as_it_is(classes, staged_network, batches):
+def test_a_short_batch_is_carried_into_the_next_epoch_as_it_is(classes, staged_network, batches, begun):
     network, steps = staged_network(classes=classes), batches(classes)
     other = copy.deepcopy(network)
     other.passes = PassCounter()  # a copy counts with its original otherwise
-    method = set_up(LastMiniBatch(), network, 6, classes)
+    method = begun(LastMiniBatch(), network, 6, classes)
     addresses = [value.data_ptr() for value in method.buffers()]
     torch.testing.assert_close(ours(method, network, steps, 3), by_hand(other, steps))
     for key, value in other.state_dict().items():
@@ -101,23 +82,23 @@ def test_a_short_batch_is_carried_into_the_next_epoch_as_it_is(classes, staged_n
 
 
 @pytest.mark.parametrize("done", [1, 3, 4])
-def test_a_saved_state_goes_on_bit_for_bit(done, staged_network, batches):
+def test_a_saved_state_goes_on_bit_for_bit(done, staged_network, batches, begun, reloaded):
     """Saved after the first step, after a short batch, and in the middle of the second epoch."""
     steps = batches()
     network = staged_network()
-    method = set_up(LastMiniBatch(), network, 6, 5)
+    method = begun(LastMiniBatch(), network, 6, 5)
     expected = ours(method, network, steps, 99)
     network = staged_network()
-    method = set_up(LastMiniBatch(), network, 6, 5)
+    method = begun(LastMiniBatch(), network, 6, 5)
     ours(method, network, steps[:done], 99)
-    again = reloaded(method, lambda: set_up(LastMiniBatch(), network, 6, 5))
+    again = reloaded(method, lambda: begun(LastMiniBatch(), network, 6, 5))
     assert torch.equal(ours(again, network, steps[done:], 99), expected[done:])
 
 
-def test_both_batches_in_one_pass(staged_network, batches):
+def test_both_batches_in_one_pass(staged_network, batches, begun):
     """Other statistics in BatchNorm, one pass a step, the same number of images."""
     network = staged_network()
-    method = set_up(LastMiniBatch(passes="joint"), network, 6, 5)
+    method = begun(LastMiniBatch(passes="joint"), network, 6, 5)
     first, second = batches()[:2]
     past = copy.deepcopy(network)(first.images).logits.detach()
     method.loss(network, first, PROGRESS)
@@ -130,10 +111,10 @@ def test_both_batches_in_one_pass(staged_network, batches):
     assert {int(m.num_batches_tracked) for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {2}
 
 
-def test_a_full_step_after_a_full_step_changes_no_plain_value(staged_network, batches):
+def test_a_full_step_after_a_full_step_changes_no_plain_value(staged_network, batches, begun):
     """What a recording of such a step would freeze."""
     network = staged_network()
-    method = set_up(LastMiniBatch(), network, 6, 5)
+    method = begun(LastMiniBatch(), network, 6, 5)
     method.loss(network, batches()[0], PROGRESS)
     state, rows = plain_state(method), copy.copy(method._rows)
     method.loss(network, batches()[1], PROGRESS)
@@ -141,9 +122,9 @@ def test_a_full_step_after_a_full_step_changes_no_plain_value(staged_network, ba
     assert method._rows == rows
 
 
-def test_no_gradient_into_the_carry_and_float32_under_bfloat16(staged_network, batches):
+def test_no_gradient_into_the_carry_and_float32_under_bfloat16(staged_network, batches, begun):
     network = staged_network()
-    method = set_up(LastMiniBatch(), network, 6, 5)
+    method = begun(LastMiniBatch(), network, 6, 5)
     for batch in batches()[:3]:
         with torch.autocast("cpu", torch.bfloat16):
             terms = method.loss(network, batch, PROGRESS)
@@ -156,15 +137,11 @@ def test_no_gradient_into_the_carry_and_float32_under_bfloat16(staged_network, b
 
 # What torch's own tracer does to autograd functions in 2.11:
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-def test_it_compiles_as_a_whole(staged_network, batches):
+def test_it_compiles_as_a_whole(staged_network, batches, begun, compiles_alike):
     network = staged_network()
     network.eval()  # so that BatchNorm leaves both runs the same input
-    eager, traced = (set_up(LastMiniBatch(), network, 6, 5) for _ in range(2))
-    compiled = torch.compile(traced.loss, fullgraph=True, backend="aot_eager")
-    for batch in batches()[:4]:  # the first step, one after a full batch, a short one, one after it
-        plain, other = eager.loss(network, batch, PROGRESS), compiled(network, batch, PROGRESS)
-        for name, value in plain.items():
-            torch.testing.assert_close(other[name], value)
-    torch._dynamo.reset()
+    eager, traced = (begun(LastMiniBatch(), network, 6, 5) for _ in range(2))
+    # The first step, one after a full batch, a short one, one after it.
+    compiles_alike(eager, traced, network, *batches()[:4])
     for key, value in eager.state_dict().items():
         torch.testing.assert_close(traced.state_dict()[key], value, msg=key)

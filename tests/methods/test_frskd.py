@@ -1,6 +1,5 @@
 """FRSKD against the authors' numbers, cases worked by hand, and its self-teacher."""
 
-import json
 import math
 
 import pytest
@@ -17,22 +16,18 @@ PROGRESS = torch.tensor(0.0)
 
 @pytest.mark.golden
 @pytest.mark.parametrize("precision", ["f32", "f64"])
-def test_every_golden_case(golden, matches, leaf, precision):
-    arrays = golden("wide/frskd.npz")
-    found = [key.removesuffix(".args") for key in arrays if key.endswith(".args")]
-    assert found
-    for case in found:
-        args = json.loads(str(arrays[f"{case}.args"]))
-        depth = range(sum(key.startswith(f"{case}.feat") for key in arrays))
+def test_every_golden_case(matches, leaf, precision, golden_cases):
+    for case, args, own in golden_cases("wide/frskd.npz"):
+        depth = range(sum(key.startswith("feat") for key in own))
         names = [
             "student_logits",
             "teacher_logits",
             *(f"{kind}{i}" for kind in ("feat", "teacher_feat") for i in depth),
         ]
-        inputs = {name: leaf(arrays[f"{case}.{name}"], precision) for name in names}
+        inputs = {name: leaf(own[name], precision) for name in names}
         maps, refined = ([inputs[f"{kind}{i}"] for i in depth] for kind in ("feat", "teacher_feat"))
         logits = inputs["student_logits"], inputs["teacher_logits"]
-        labels = torch.from_numpy(arrays[f"{case}.labels"])
+        labels = torch.from_numpy(own["labels"])
         terms = frskd_loss(*logits, maps, refined, labels, **args)
         total = sum(terms.values())
         total.backward()
@@ -41,12 +36,12 @@ def test_every_golden_case(golden, matches, leaf, precision):
         values |= {name: plain[name] for name in ("kd", "attention")}
         values |= {f"attention{i}": attention_distance(maps[i], refined[i]) for i in depth}
         for name, value in values.items():
-            matches(value, arrays[f"{case}.official_{name}_{precision}"], precision, f"{case} {name}")
+            matches(value, own[f"official_{name}_{precision}"], precision, f"{case} {name}")
         for name, tensor in inputs.items():
-            key = f"{case}.official_grad_{name}_{precision}"
-            if key in arrays:
+            key = f"official_grad_{name}_{precision}"
+            if key in own:
                 grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-                matches(grad, arrays[key], precision, key)
+                matches(grad, own[key], precision, f"{case}.{key}")
 
 
 def test_attention_distance_by_hand():

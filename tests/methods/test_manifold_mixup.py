@@ -1,7 +1,6 @@
 """Manifold mixup against a pass done by hand, stage by stage, and the golden losses of blended labels."""
 
 import copy
-import json
 import math
 
 import pytest
@@ -26,26 +25,23 @@ def set_up(network, seed=0, **values):
 
 @pytest.mark.golden
 @pytest.mark.parametrize("file", ["mixup", "cutmix"])
-def test_every_golden_loss_of_blended_labels(file, golden, matches, leaf):
-    arrays = golden(f"wide/{file}.npz")
-    cases = [key.removesuffix(".args") for key in arrays if key.endswith(".args")]
-    assert cases
-    for case in cases:
-        drawn = json.loads(str(arrays[f"{case}.args"])).get("lam")
-        share = float(arrays[f"{case}.lam_adjusted"]) if drawn is None else drawn
-        labels, order = (torch.from_numpy(arrays[f"{case}.{name}"]) for name in ("labels", "perm"))
+def test_every_golden_loss_of_blended_labels(file, matches, leaf, golden_cases):
+    for case, args, own in golden_cases(f"wide/{file}.npz"):
+        drawn = args.get("lam")
+        share = float(own["lam_adjusted"]) if drawn is None else drawn
+        labels, order = (torch.from_numpy(own[name]) for name in ("labels", "perm"))
         for precision in ("f32", "f64"):
-            logits = leaf(arrays[f"{case}.logits"], precision)
+            logits = leaf(own["logits"], precision)
             loss = mixed_cross_entropy(logits, labels, labels[order], share)
             loss.backward()
-            matches(loss, arrays[f"{case}.official_loss_{precision}"], precision, f"{case} loss {precision}")
-            key = f"{case}.official_grad_logits_{precision}"
-            if key in arrays:
-                matches(logits.grad, arrays[key], precision, key)
+            matches(loss, own[f"official_loss_{precision}"], precision, f"{case} loss {precision}")
+            key = f"official_grad_logits_{precision}"
+            if key in own:
+                matches(logits.grad, own[key], precision, f"{case}.{key}")
         if file == "mixup":
-            images = torch.from_numpy(arrays[f"{case}.images"])
+            images = torch.from_numpy(own["images"])
             blended = blended_at(images, order, torch.tensor(share), torch.tensor(True))
-            matches(blended, arrays[f"{case}.mixed_images"], "f32", f"{case} images")
+            matches(blended, own["mixed_images"], "f32", f"{case} images")
             assert torch.equal(blended_at(images, order, torch.tensor(share), torch.tensor(False)), images)
 
 

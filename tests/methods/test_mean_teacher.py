@@ -1,7 +1,6 @@
 """Mean teacher against the authors' numbers, and its average against one kept by hand."""
 
 import copy
-import json
 import math
 
 import pytest
@@ -13,15 +12,6 @@ from sdbench import Batch, Task, wrap
 from sdbench.network import PassCounter
 
 PROGRESS = torch.tensor(0.0)
-
-
-def cases(arrays):
-    """(name, arguments, its arrays without the name) of every case in the file."""
-    for key in arrays:
-        if key.endswith(".args"):
-            case = key.removesuffix(".args")
-            own = {k.removeprefix(case + "."): v for k, v in arrays.items() if k.startswith(case + ".")}
-            yield case, json.loads(str(arrays[key])), own
 
 
 def set_up(method, network, num_classes=5):
@@ -54,8 +44,8 @@ def two_views(image_batch):
 @pytest.mark.golden
 @pytest.mark.parametrize("precision", ["f32", "f64"])
 @pytest.mark.parametrize("distance", ["mse", "kl"])
-def test_every_golden_loss_and_gradient(distance, precision, golden, matches, leaf):
-    for case, args, own in cases(golden("wide/mean_teacher.npz")):
+def test_every_golden_loss_and_gradient(distance, precision, matches, leaf, golden_cases):
+    for case, args, own in golden_cases("wide/mean_teacher.npz"):
         name, labels = f"{case}.{distance}", torch.from_numpy(own["labels"])
         assert ramp_up(args["epoch"], args["consistency_rampup"]) == pytest.approx(float(own["rampup"]), rel=1e-12)
         logits, teacher = (leaf(own[key], precision) for key in ("logits", "ema_logits"))
@@ -86,8 +76,8 @@ def test_every_golden_loss_and_gradient(distance, precision, golden, matches, le
 
 
 @pytest.mark.golden
-def test_every_golden_average(golden, matches):
-    for case, args, own in cases(golden("wide/mean_teacher.npz")):
+def test_every_golden_average(matches, golden_cases):
+    for case, args, own in golden_cases("wide/mean_teacher.npz"):
         average = torch.from_numpy(own["ema_init"].copy())
         for i, step in enumerate(own["ema_global_steps"].tolist()):
             decay = average_decay(torch.tensor(step, dtype=torch.float64), args["ema_decay"])
@@ -97,8 +87,8 @@ def test_every_golden_average(golden, matches):
 
 
 @pytest.mark.golden
-def test_every_golden_average_of_the_class(golden, matches):
-    for case, args, own in cases(golden("wide/mean_teacher.npz")):
+def test_every_golden_average_of_the_class(matches, golden_cases):
+    for case, args, own in golden_cases("wide/mean_teacher.npz"):
         rows, columns = own["ema_init"].shape
         network = wrap(torch.nn.Linear(columns, rows, bias=False))
         with torch.no_grad():
@@ -213,16 +203,12 @@ def test_without_weight_it_is_one_pass_of_cross_entropy(staged_network, two_view
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-def test_it_compiles_as_a_whole(staged_network, two_views):
+def test_it_compiles_as_a_whole(staged_network, two_views, compiles_alike):
     network, batch = staged_network(), two_views()
     network.eval()  # so that BatchNorm leaves both runs the same input
     method = set_up(MeanTeacher(), network)
     method.before_epoch(5, 6)
-    eager = method.loss(network, batch, PROGRESS)
-    compiled = torch.compile(method.loss, fullgraph=True, backend="aot_eager")(network, batch, PROGRESS)
-    torch._dynamo.reset()
-    for name, value in eager.items():
-        torch.testing.assert_close(compiled[name], value)
+    compiles_alike(method, method, network, batch)
 
 
 @pytest.mark.parametrize(

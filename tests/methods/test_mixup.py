@@ -1,6 +1,5 @@
 """mixup against the authors' numbers, Beta's own distribution, and cases worked by hand."""
 
-import json
 import math
 
 import pytest
@@ -9,46 +8,20 @@ import torch.nn.functional as F
 from scipy import stats
 from sdbench.methods.mixup import Mixup, mixed_images, symmetric_beta
 
-from sdbench import Batch, Method, Mixed
+from sdbench import Batch
 from sdbench.method import Combination
 
 PROGRESS = torch.tensor(0.0)
 
 
-class Fixed(Method):
-    """Mixes as it is told."""
-
-    def __init__(self, order, share):
-        super().__init__()
-        self.order, self.share = order, share
-
-    def mix(self, batch, generator):
-        return Mixed(batch.images, batch.labels[self.order], self.share)
-
-
 @pytest.mark.golden
-def test_every_golden_case(golden, matches, leaf, logits_network, logits_batch):
-    arrays = golden("wide/mixup.npz")
-    cases = [key.removesuffix(".args") for key in arrays if key.endswith(".args")]
-    assert cases
-    for case in cases:
-        share = json.loads(str(arrays[f"{case}.args"]))["lam"]
-        labels, order = (torch.from_numpy(arrays[f"{case}.{name}"]) for name in ("labels", "perm"))
+def test_every_golden_case(matches, golden_cases, blended_loss_matches):
+    for case, args, own in golden_cases("wide/mixup.npz"):
+        share, order = args["lam"], torch.from_numpy(own["perm"])
         for exact in (share, torch.tensor(share)):
-            blended = mixed_images(torch.from_numpy(arrays[f"{case}.images"]), order, exact)
-            matches(blended, arrays[f"{case}.mixed_images"], "f32", f"{case} images")
-        for precision in ("f32", "f64"):
-            logits = leaf(arrays[f"{case}.logits"], precision)
-            mixer = Fixed(order, share)
-            method = Combination(mixer, mixer)
-            method.hand_generator(torch.Generator())
-            loss = method.loss(logits_network, logits_batch(logits, labels), PROGRESS)["ce"]
-            loss.backward()
-            matches(loss, arrays[f"{case}.official_loss_{precision}"], precision, f"{case} loss {precision}")
-            key = f"{case}.official_grad_logits_{precision}"
-            if key in arrays:
-                matches(logits.grad, arrays[key], precision, key)
-        assert f"{case}.official_grad_logits_f64" in arrays
+            blended = mixed_images(torch.from_numpy(own["images"]), order, exact)
+            matches(blended, own["mixed_images"], "f32", f"{case} images")
+        blended_loss_matches(case, own, share)
 
 
 @pytest.mark.parametrize("alpha", [0.4, 1.0, 3.0])

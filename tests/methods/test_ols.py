@@ -1,6 +1,5 @@
 """Online label smoothing against the authors' numbers, and its statistics against ones kept by hand."""
 
-import json
 import math
 import re
 
@@ -21,24 +20,15 @@ from sdbench.method import mixing_obstacle
 PROGRESS = torch.tensor(0.0)
 
 
-def cases(arrays):
-    """(name, arguments, its arrays without the name) of every case in the file."""
-    for key in arrays:
-        if key.endswith(".args"):
-            case = key.removesuffix(".args")
-            own = {k.removeprefix(case + "."): v for k, v in arrays.items() if k.startswith(case + ".")}
-            yield case, json.loads(str(arrays[key])), own
-
-
 def set_up(method, num_classes):
     method.setup(Task(num_classes=num_classes, num_train=8, batch_size=4, epochs=3), torch.nn.Linear(1, 1))
     return method
 
 
 @pytest.mark.golden
-def test_every_golden_loss(golden, matches, leaf):
+def test_every_golden_loss(matches, leaf, golden_cases):
     found = 0
-    for case, args, own in cases(golden("wide/ols.npz")):
+    for case, args, own in golden_cases("wide/ols.npz"):
         labels, matrix = torch.from_numpy(own["loss_labels"]), torch.from_numpy(own["loss_matrix"])
         pattern = re.compile(r"(cifar|finegrained)_(loss|hard|soft|grad_logits)_(f32|f64)")
         for match in filter(None, map(pattern.fullmatch, own)):
@@ -54,8 +44,8 @@ def test_every_golden_loss(golden, matches, leaf):
 
 
 @pytest.mark.golden
-def test_every_golden_class_loss_and_gradient(golden, matches, leaf, logits_network, logits_batch):
-    for case, args, own in cases(golden("wide/ols.npz")):
+def test_every_golden_class_loss_and_gradient(matches, leaf, logits_network, logits_batch, golden_cases):
+    for case, args, own in golden_cases("wide/ols.npz"):
         labels = torch.from_numpy(own["loss_labels"])
         for variant, tag in (("cifar", "cifar"), ("fine-grained", "finegrained")):
             if variant == "fine-grained" and args["alpha"] != 0.5:
@@ -74,10 +64,10 @@ def test_every_golden_class_loss_and_gradient(golden, matches, leaf, logits_netw
 @pytest.mark.golden
 @pytest.mark.parametrize("run", ["init_zeros", "init_uniform", "finegrained"])
 @pytest.mark.parametrize("resumed", [False, True])
-def test_every_golden_epoch(run, resumed, golden, matches, logits_network, logits_batch):
+def test_every_golden_epoch(run, resumed, matches, logits_network, logits_batch, golden_cases):
     """Matrices, counts and losses of whole epochs; with ``resumed``, through a saved state before each batch."""
     found = 0
-    for case, args, own in cases(golden("wide/ols.npz")):
+    for case, args, own in golden_cases("wide/ols.npz"):
         variant = "fine-grained" if run == "finegrained" else "cifar"
         method = set_up(OnlineLabelSmoothing(alpha=args["alpha"], variant=variant), args["num_classes"])
         if run == "init_zeros":
@@ -166,15 +156,11 @@ def test_statistics_are_float32_under_bfloat16(logits_network, logits_batch):
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-def test_it_compiles_as_a_whole(logits_batch):
+def test_it_compiles_as_a_whole(logits_batch, compiles_alike):
     network = wrap(torch.nn.Linear(4, 3))
     batch = logits_batch(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))
     methods = [set_up(OnlineLabelSmoothing(), 3) for _ in range(2)]
-    eager = methods[0].loss(network, batch, PROGRESS)
-    compiled = torch.compile(methods[1].loss, fullgraph=True, backend="aot_eager")(network, batch, PROGRESS)
-    torch._dynamo.reset()
-    for name, value in eager.items():
-        torch.testing.assert_close(compiled[name], value)
+    compiles_alike(*methods, network, batch)
     torch.testing.assert_close(methods[1].sums, methods[0].sums)
 
 

@@ -1,6 +1,5 @@
 """SAD against a public implementation's numbers, and cases worked by hand."""
 
-import json
 import math
 
 import pytest
@@ -16,17 +15,14 @@ PROGRESS = torch.tensor(0.0)
 
 
 @pytest.mark.golden
-def test_every_golden_case(golden, matches, leaf, image_batch):
-    arrays = golden("wide/sad.npz")
-    found = [key.removesuffix(".args") for key in arrays if key.endswith(".args")]
-    assert found
-    for case in found:
-        weight = json.loads(str(arrays[f"{case}.args"]))["weight"]
-        depth = sum(key.startswith(f"{case}.feat") for key in arrays)
+def test_every_golden_case(matches, leaf, image_batch, golden_cases):
+    for case, args, own in golden_cases("wide/sad.npz"):
+        weight = args["weight"]
+        depth = sum(key.startswith("feat") for key in own)
         for precision in ("f32", "f64"):
-            maps = [leaf(arrays[f"{case}.feat{i}"], precision) for i in range(depth)]
-            logits = leaf(arrays[f"{case}.logits"], precision)
-            batch = image_batch(len(logits)).with_labels(torch.from_numpy(arrays[f"{case}.labels"]))
+            maps = [leaf(own[f"feat{i}"], precision) for i in range(depth)]
+            logits = leaf(own["logits"], precision)
+            batch = image_batch(len(logits)).with_labels(torch.from_numpy(own["labels"]))
             terms = SelfAttentionDistillation(weight=weight).criterion(
                 Output(logits, maps[-1].mean((2, 3)), tuple(maps)), batch, PROGRESS
             )
@@ -34,12 +30,12 @@ def test_every_golden_case(golden, matches, leaf, image_batch):
             total.backward()
             values = {"loss": total, "ce": terms["ce"], "attention_times_1000": terms["attention"]}
             for name, value in values.items():
-                matches(value, arrays[f"{case}.selfkdlib_{name}_{precision}"], precision, f"{case} {name}")
+                matches(value, own[f"selfkdlib_{name}_{precision}"], precision, f"{case} {name}")
             for name, tensor in {"logits": logits, **{f"feat{i}": f for i, f in enumerate(maps)}}.items():
-                key = f"{case}.selfkdlib_grad_{name}_{precision}"
-                if key in arrays:
+                key = f"selfkdlib_grad_{name}_{precision}"
+                if key in own:
                     grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-                    matches(grad, arrays[key], precision, key)
+                    matches(grad, own[key], precision, f"{case}.{key}")
 
 
 def test_by_hand():

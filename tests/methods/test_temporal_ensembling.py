@@ -1,6 +1,5 @@
 """Temporal ensembling against reference numbers, and its memory against one kept by hand."""
 
-import json
 import math
 
 import pytest
@@ -20,15 +19,6 @@ from sdbench.method import mixing_obstacle
 PROGRESS = torch.tensor(0.0)
 
 
-def cases(arrays):
-    """(name, arguments, its arrays without the name) of every case in the file."""
-    for key in arrays:
-        if key.endswith(".args"):
-            case = key.removesuffix(".args")
-            own = {k.removeprefix(case + "."): v for k, v in arrays.items() if k.startswith(case + ".")}
-            yield case, json.loads(str(arrays[key])), own
-
-
 def set_up(method, num_train, num_classes, network=None):
     """Any module with a parameter will do as the network: only its device is asked for."""
     task = Task(num_classes=num_classes, num_train=num_train, batch_size=4, epochs=4)
@@ -37,9 +27,9 @@ def set_up(method, num_train, num_classes, network=None):
 
 
 @pytest.mark.golden
-def test_every_golden_ramp_and_ensemble(golden, matches):
+def test_every_golden_ramp_and_ensemble(matches, golden_cases):
     """The states in float64, epoch by epoch."""
-    for case, args, own in cases(golden("wide/temporal_ensembling.npz")):
+    for case, args, own in golden_cases("wide/temporal_ensembling.npz"):
         decay = args["prediction_decay"]
         ensemble = torch.zeros(own["e0_logits"].shape, dtype=torch.float64)
         for epoch in range(args["epochs"]):
@@ -58,8 +48,8 @@ def test_every_golden_ramp_and_ensemble(golden, matches):
 
 @pytest.mark.golden
 @pytest.mark.parametrize("precision", ["f32", "f64"])
-def test_every_golden_loss_and_gradient(precision, golden, matches, leaf):
-    for case, args, own in cases(golden("wide/temporal_ensembling.npz")):
+def test_every_golden_loss_and_gradient(precision, matches, leaf, golden_cases):
+    for case, args, own in golden_cases("wide/temporal_ensembling.npz"):
         labels = torch.from_numpy(own["labels"])
         for epoch in range(args["epochs"]):
             name = f"{case}.e{epoch}"
@@ -76,9 +66,9 @@ def test_every_golden_loss_and_gradient(precision, golden, matches, leaf):
 
 @pytest.mark.golden
 @pytest.mark.parametrize("resumed", [False, True])
-def test_every_golden_epoch_of_the_class(resumed, golden, matches, leaf, logits_network, logits_batch):
+def test_every_golden_epoch_of_the_class(resumed, matches, leaf, logits_network, logits_batch, golden_cases):
     """Losses and states of the whole run, each epoch in two batches; with ``resumed``, through a saved state."""
-    for case, args, own in cases(golden("wide/temporal_ensembling.npz")):
+    for case, args, own in golden_cases("wide/temporal_ensembling.npz"):
         count, classes = own["e0_logits"].shape
         labels = torch.from_numpy(own["labels"])
 
@@ -177,17 +167,13 @@ def test_without_weight_it_is_cross_entropy_and_keeps_nothing(logits_network, lo
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-def test_it_compiles_as_a_whole(logits_batch):
+def test_it_compiles_as_a_whole(logits_batch, compiles_alike):
     network = wrap(torch.nn.Linear(4, 3))
     batch = logits_batch(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))
     methods = [set_up(TemporalEnsembling(), 5, 3) for _ in range(2)]
     for method in methods:
         method.before_epoch(70, 80)
-    eager = methods[0].loss(network, batch, PROGRESS)
-    compiled = torch.compile(methods[1].loss, fullgraph=True, backend="aot_eager")(network, batch, PROGRESS)
-    torch._dynamo.reset()
-    for name, value in eager.items():
-        torch.testing.assert_close(compiled[name], value)
+    compiles_alike(*methods, network, batch)
     torch.testing.assert_close(methods[1].ensemble, methods[0].ensemble)
 
 

@@ -1,7 +1,5 @@
 """Tf-FD against the authors' numbers, and cases worked by hand."""
 
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,31 +19,27 @@ PROGRESS = torch.tensor(0.0)
 
 
 @pytest.mark.golden
-def test_every_golden_case(golden, matches, leaf):
-    arrays = golden("wide/tffd.npz")
-    found = [key.removesuffix(".args") for key in arrays if key.endswith(".args")]
-    assert found
-    for case in found:
-        args = json.loads(str(arrays[f"{case}.args"]))
-        depths = range(1, 1 + sum(key.startswith(f"{case}.feat") for key in arrays))
+def test_every_golden_case(matches, leaf, golden_cases):
+    for case, args, own in golden_cases("wide/tffd.npz"):
+        depths = range(1, 1 + sum(key.startswith("feat") for key in own))
         for precision in ("f32", "f64"):
-            maps = [leaf(arrays[f"{case}.feat{i}"], precision) for i in depths]
+            maps = [leaf(own[f"feat{i}"], precision) for i in depths]
             # Equally salient channels have no order of their own; take the one that was drawn then.
-            orders = [torch.from_numpy(arrays[f"{case}.channel_order{i}"]) for i in depths]
+            orders = [torch.from_numpy(own[f"channel_order{i}"]) for i in depths]
             total = sum(tffd_loss(maps, args["lambda_inter"], args["lambda_intra"], orders).values())
             total.backward()
             plain = tffd_loss(maps, 1.0, 1.0, orders)
             values = {"loss": total, "inter_over3": plain["inter"], "intra_over3": plain["intra"]}
             values |= {f"intra{i}": intra_distance(*pair) for i, *pair in zip(depths, maps, orders, strict=True)}
             for name, value in values.items():
-                matches(value, arrays[f"{case}.official_{name}_{precision}"], precision, f"{case} {name}")
+                matches(value, own[f"official_{name}_{precision}"], precision, f"{case} {name}")
             for i, f, order in zip(depths, maps, orders, strict=True):
                 salience = (f / f.square().sum((2, 3), keepdim=True).sqrt().clamp(min=1e-12)).mean((0, 2, 3)).detach()
                 torch.testing.assert_close(salience[channel_order(f)], salience[order])
                 assert channel_order(f).sort().values.tolist() == list(range(f.shape[1]))
-                key = f"{case}.official_grad_feat{i}_{precision}"
-                if key in arrays:
-                    matches(f.grad, arrays[key], precision, key)
+                key = f"official_grad_feat{i}_{precision}"
+                if key in own:
+                    matches(f.grad, own[key], precision, f"{case}.{key}")
 
 
 def test_channels_are_ordered_by_what_is_left_after_dividing_by_the_norm():

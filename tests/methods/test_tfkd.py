@@ -1,7 +1,6 @@
 """Tf-KD's self-training against the authors' numbers, cases worked by hand, and its published scales."""
 
 import copy
-import json
 import math
 
 import pytest
@@ -17,26 +16,22 @@ PROGRESS = torch.tensor(0.0)
 
 
 @pytest.mark.golden
-def test_every_golden_case(golden, matches, leaf):
-    arrays = golden("wide/tfkd_self.npz")
-    cases = [key.removesuffix(".args") for key in arrays if key.endswith(".args")]
-    assert cases
-    for case in cases:
-        args = json.loads(str(arrays[f"{case}.args"]))
-        labels = torch.from_numpy(arrays[f"{case}.labels"])
+def test_every_golden_case(matches, leaf, golden_cases):
+    for case, args, own in golden_cases("wide/tfkd_self.npz"):
+        labels = torch.from_numpy(own["labels"])
         for precision in ("f32", "f64"):
-            student, teacher = (leaf(arrays[f"{case}.{who}"], precision) for who in ("logits", "teacher_logits"))
+            student, teacher = (leaf(own[who], precision) for who in ("logits", "teacher_logits"))
             # The authors' coefficients, from a mean over N and K to a mean over N.
             weight = args["alpha"] * args["multiplier"] / student.shape[1]
             terms = predecessor_loss(student, teacher, labels, 1 - args["alpha"], weight, args["temperature"])
             total = sum(terms.values())
             total.backward()
             assert teacher.grad is None
-            matches(total, arrays[f"{case}.official_loss_{precision}"], precision, f"{case} loss {precision}")
-            key = f"{case}.official_grad_logits_{precision}"
-            if key in arrays:
-                matches(student.grad, arrays[key], precision, key)
-        assert f"{case}.official_grad_logits_f64" in arrays
+            matches(total, own[f"official_loss_{precision}"], precision, f"{case} loss {precision}")
+            key = f"official_grad_logits_{precision}"
+            if key in own:
+                matches(student.grad, own[key], precision, f"{case}.{key}")
+        assert "official_grad_logits_f64" in own
 
 
 def test_by_hand():

@@ -1,6 +1,5 @@
 """USKD against the authors' numbers, and cases worked by hand."""
 
-import json
 import math
 
 import pytest
@@ -23,18 +22,12 @@ TASK = Task(num_classes=5, num_train=6, batch_size=6, epochs=2)
 PROGRESS = torch.tensor(0.0)
 
 
-def cases(arrays):
-    found = [key.removesuffix(".args") for key in arrays if key.endswith(".args")]
-    assert found
-    return [(case, json.loads(str(arrays[f"{case}.args"]))) for case in found]
-
-
 @pytest.mark.golden
 @pytest.mark.parametrize("precision", ["f32", "f64"])
 @pytest.mark.parametrize(("tag", "labels_key"), [("official", "labels"), ("official_softlabels", "soft_labels")])
-def test_every_golden_case(golden, matches, leaf, precision, tag, labels_key):
+def test_every_golden_case(golden, matches, leaf, precision, tag, labels_key, golden_cases):
     arrays = golden("wide/uskd.npz")
-    for case, args in cases(arrays):
+    for case, args, _ in golden_cases("wide/uskd.npz"):
         if f"{case}.{tag}_loss_{precision}" not in arrays:
             continue
         labels = torch.from_numpy(arrays[f"{case}.{labels_key}"])
@@ -53,9 +46,9 @@ def test_every_golden_case(golden, matches, leaf, precision, tag, labels_key):
 
 @pytest.mark.golden
 @pytest.mark.parametrize("precision", ["f32", "f64"])
-def test_every_golden_case_of_the_papers_ranking(golden, matches, leaf, precision):
+def test_every_golden_case_of_the_papers_ranking(golden, matches, leaf, precision, golden_cases):
     arrays = golden("wide/uskd.npz")
-    for case, _ in cases(arrays):
+    for case, *_ in golden_cases("wide/uskd.npz"):
         stem = f"{case}.reference_paper_rank"
         labels = torch.from_numpy(arrays[f"{case}.labels"])
         logits, weak = (leaf(arrays[f"{case}.{name}"], precision) for name in ("logits", "weak_logits"))
