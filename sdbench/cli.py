@@ -8,11 +8,25 @@ interrupted by Ctrl-C / SIGTERM after everything was kept.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
+
+from sdbench import cli_cost, cli_evidence
+from sdbench.cli_options import (
+    Datasets,
+    Json,
+    Many,
+    Methods,
+    Models,
+    Plugins,
+    Quiet,
+    Results,
+    Text,
+    answers,
+    given,
+    show_answer,
+)
 
 app = typer.Typer(
     name="sdbench",
@@ -22,33 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Many = Optional[list[str]]  # noqa: UP045  typer reads this form on every supported version
-Text = Optional[str]  # noqa: UP045
-
-Methods = Annotated[Many, typer.Option("--methods", "-m", help="names, globs, all, ^name, name\\[param=value]")]
-Datasets = Annotated[Many, typer.Option("--dataset", "--datasets", "-d", help="see: sdbench list datasets")]
-Models = Annotated[Many, typer.Option("--model", "--models", "-M", help="see: sdbench list models")]
-Results = Annotated[Text, typer.Option("--results", "-o", help="results folder (default: results)")]
-Plugins = Annotated[Many, typer.Option("--plugin", help="a Python file that registers methods; may be repeated")]
 SCALING = "hold out a tenth of the training images for every method; NLL, ECE before and after scaling by them"
-Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
-
-
-@contextmanager
-def _answers() -> Iterator[None]:
-    """Turn errors for people into messages and exit codes."""
-    from sdbench.errors import EnvironmentProblem, UserError
-
-    try:
-        yield
-    except UserError as error:
-        for problem in error.problems:
-            typer.echo(f"error: {problem}", err=True)
-        raise typer.Exit(3 if isinstance(error, EnvironmentProblem) else 2) from None
-    except BrokenPipeError:
-        raise typer.Exit(0) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
 
 
 def _version(wanted: bool) -> None:
@@ -106,17 +94,17 @@ def run(
     logits: Annotated[bool, typer.Option("--logits/--no-logits", help="keep test-set logits")] = True,
     config: Annotated[Text, typer.Option("--config", "-C", help="TOML file with these options as keys")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="say what would run, and stop")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Train what is missing and print the leaderboard. The same command again resumes.
 
     Without arguments: the six core methods on the embedded data set glyphs, two seeds.
     """
-    flags = _given(dict(locals()), "config", "dry_run", "quiet", "as_json")
+    flags = given(dict(locals()), "config", "dry_run", "quiet", "as_json")
     _switches(flags, True, "baseline", "weights", "logits")
     _switches(flags, False, "keep_checkpoints", "temperature_scaling")
-    with _answers():
+    with answers():
         from sdbench import commands
 
         code = commands.run(flags, config, sys.argv[1:], dry_run=dry_run, quiet=quiet, as_json=as_json)
@@ -137,7 +125,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """What there is: methods, datasets, models, protocols, metrics, runs."""
-    _print(lambda: _catalog().listing(kind, plugin or [], results or "results", as_json))
+    show_answer(lambda: _catalog().listing(kind, plugin or [], results or "results", as_json))
 
 
 @app.command()
@@ -147,18 +135,13 @@ def describe(
     as_json: Json = False,
 ) -> None:
     """The card of a method: formula, hyper-parameters with ranges, source, needs, deviations."""
-    _print(lambda: _catalog().card(name, plugin or [], as_json))
+    show_answer(lambda: _catalog().card(name, plugin or [], as_json))
 
 
 def _catalog() -> Any:
     from sdbench import catalog
 
     return catalog
-
-
-def _print(answer: Callable[[], str]) -> None:
-    with _answers():
-        typer.echo(answer())
 
 
 @app.command()
@@ -172,7 +155,7 @@ def leaderboard(
     as_json: Json = False,
 ) -> None:
     """Print the board of all finished trials and write it under the results folder in all formats."""
-    with _answers():
+    with answers():
         from sdbench import boards
 
         wanted = "json" if as_json else format_ or "text"
@@ -183,81 +166,13 @@ def leaderboard(
 
 
 @app.command()
-def profile(
-    methods: Methods = None,
-    dataset: Annotated[Text, typer.Option("--dataset", "-d", help="real images instead of noise")] = None,
-    model: Annotated[Text, typer.Option("--model", "-M", help="a network (default: resnet20)")] = None,
-    classes: Annotated[Text, typer.Option(help="number of classes (default: 100)")] = None,
-    image_size: Annotated[Text, typer.Option(help="side in pixels (default: 32)")] = None,
-    batch_size: Annotated[Text, typer.Option("--batch-size", "-b", help="labelled images per step (128)")] = None,
-    precision: Annotated[Text, typer.Option(help="bf16 (autocast) or fp32")] = None,
-    compile_: Annotated[Text, typer.Option("--compile", help="auto, off, graph (GPU) or inductor")] = None,
-    rounds: Annotated[Text, typer.Option(help="least number of rounds (60); more until intervals are narrow")] = None,
-    margin: Annotated[Text, typer.Option(help="ratios within 1 +- this are equal (0.03)")] = None,
-    max_seconds: Annotated[Text, typer.Option(help="limit of a group's rounds: 480, 8m; 300 with several")] = None,
-    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="measure peak memory")] = True,
-    sweep: Annotated[Text, typer.Option(help="classes=100,1000,10000 or batch-size=... or model=...")] = None,
-    device: Annotated[Text, typer.Option(help="auto, cpu or cuda")] = None,
-    data_dir: Annotated[Text, typer.Option(help="where the data lie (or SDBENCH_DATA)")] = None,
-    plugin: Plugins = None,
-    results: Results = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
-    as_json: Json = False,
-) -> None:
-    """What a training step costs, method beside ce in one process: time, memory, passes, FLOPs.
-
-    Without arguments: the six core methods on a ResNet-20, in at most ten minutes. No data are needed.
-    """
-    given = _given(dict(locals()), "quiet", "as_json")
-    with _answers():
-        from sdbench.cost import commands
-        from sdbench.cost.request import ProfileRequest
-
-        request = ProfileRequest.model_validate(given)
-        answer, code = commands.run_profile(request, sys.argv[1:], quiet=quiet, as_json=as_json)
-        typer.echo(answer)
-    raise typer.Exit(code)
-
-
-@app.command()
-def claims(
-    methods: Methods = None,
-    model: Annotated[Text, typer.Option("--model", "-M", help="a network (default: resnet20)")] = None,
-    classes: Annotated[Text, typer.Option(help="number of classes (default: 100)")] = None,
-    max_seconds: Annotated[Text, typer.Option(help="limit of measuring what no profile has yet: 480, 8m")] = None,
-    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="profile what is missing")] = True,
-    device: Annotated[Text, typer.Option(help="auto, cpu or cuda")] = None,
-    format_: Annotated[Text, typer.Option("--format", "-f", help="text, md or json")] = None,
-    plugin: Plugins = None,
-    results: Results = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
-    as_json: Json = False,
-) -> None:
-    """What papers claim about cost beside what was measured, with a verdict for each entry."""
-    given = _given(dict(locals()), "quiet", "as_json", "format_", "measure")
-    with _answers():
-        from sdbench.cost import commands
-        from sdbench.cost.request import ProfileRequest
-
-        request, wanted = ProfileRequest.model_validate(given), "json" if as_json else format_ or "text"
-        answer, code = commands.run_claims(request, sys.argv[1:], wanted, measure=measure, quiet=quiet)
-        typer.echo(answer, nl=not answer.endswith("\n"))
-    raise typer.Exit(code)
-
-
-def _given(values: dict[str, Any], *others: str) -> dict[str, Any]:
-    """What was typed, under the names of a request's fields."""
-    return {key.rstrip("_"): value for key, value in values.items() if value not in (None, []) and key not in others}
-
-
-@app.command()
 def check(
     names: Annotated[Many, typer.Argument(help="methods, or all; without any, those of --plugin")] = None,
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Check that a method keeps the contract: about twenty seconds each, on the CPU."""
-    with _answers():
+    with answers():
         from sdbench import commands
 
         code = commands.check(names or [], plugin or [], as_json)
@@ -271,7 +186,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """What this machine has, one line per fact with ok, warn or FAIL and the remedy."""
-    with _answers():
+    with answers():
         from sdbench import doctor as examination
 
         facts = examination.examine(results or "results", data_dir)
@@ -286,11 +201,15 @@ def show(
     as_json: Json = False,
 ) -> None:
     """One trial: what it was, how it went, what it cost, why it failed."""
-    with _answers():
+    with answers():
         from sdbench import boards
 
         text = boards.show(results or "results", trial, as_json)
         typer.echo(text)
+
+
+for _part in (cli_cost.part, cli_evidence.part):
+    app.registered_commands += _part.registered_commands
 
 
 def main() -> None:
