@@ -285,7 +285,8 @@ def build(name: str, params: Mapping[str, Scalar]) -> Method:
     prefix = mixer_name + "."
     mixer = get(mixer_name)(**{k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)})
     if not mixes(mixer):
-        raise UserError(f"{name}: {mixer_name} does not mix images; the second name must be a method that does")
+        able = ", ".join(n for n in names() if mixes(get(n)))
+        raise UserError(f"{name}: {mixer_name} does not hand mixed images to another method; these do: {able}")
     obstacle = mixing_obstacle(type(base), base)
     if obstacle:
         raise UserError(f"{name}: {base_name} cannot be trained on mixed images: {obstacle}")

@@ -313,5 +313,5 @@ def test_what_cannot_be_combined_is_refused_before_any_work(tmp_path: Path) -> N
     done = subprocess.run([*command, "--methods", wrong], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 4
-    assert "ls does not mix images" in done.stderr
+    assert "ls does not hand mixed images" in done.stderr
     assert "partners" in done.stderr or "more than the one forward" in done.stderr

@@ -261,7 +261,7 @@ def test_combinations_that_cannot_be_are_refused_with_the_reason() -> None:
 
     for name, cls in [("toy_mixer", Mixer), ("toy_plain", Plain), ("toy_remembers", Remembers), ("toy_paired", Paired)]:
         register(name)(cls)
-    with pytest.raises(UserError, match="toy_plain does not mix images; the second name must be"):
+    with pytest.raises(UserError, match="toy_plain does not hand mixed images to another"):
         registry.build("ce+toy_plain", {})
     with pytest.raises(UserError, match="toy_remembers cannot be trained on mixed images: it keeps a row for each"):
         registry.build("toy_remembers+toy_mixer", {})
