@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdbench import Batch, LogUniform, Method, Network, Output, Task, Terms, Uniform, register
-from sdbench.losses import full_precision, soft_cross_entropy
+from sdbench.losses import full_precision, nontarget_log_softmax, soft_cross_entropy
 
 
 def learned_log_shares(scores: Tensor, labels: Tensor) -> Tensor:
@@ -16,10 +16,7 @@ def learned_log_shares(scores: Tensor, labels: Tensor) -> Tensor:
     scores: [K, K], row = label, column = class; its diagonal is not used and gets no gradient.
     labels: [N].
     """
-    label = labels[:, None]
-    rows = scores[labels].scatter(1, label, torch.finfo(scores.dtype).min)
-    # 0 in place of the stand-in for minus infinity keeps 0 * infinity out of products.
-    return F.log_softmax(rows, dim=1).scatter(1, label, 0.0)
+    return nontarget_log_softmax(scores[labels], labels[:, None])
 
 
 def learned_targets(scores: Tensor, labels: Tensor, smoothing: float) -> Tensor:

@@ -48,7 +48,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory, planted: str) -> tuple[di
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "getloadavg", lambda: (0.5, 0.5, 0.5))
         done = invoke(
-            "profile", "-m", wanted, "--plugin", planted, *SMALL, "--rounds", "30", "--max-seconds", "20",
+            "profile", "-m", wanted, "--plugin", planted, *SMALL, "--rounds", "30", "--max-seconds", "10",
             "--results", str(results), "--json",
         )  # fmt: skip
     assert done.exit_code == 1, done.output  # planted_failure fails

@@ -1,6 +1,5 @@
 """BAKE against the authors' numbers, the fixed point that its targets are, and batches of groups."""
 
-import json
 import math
 
 import numpy as np
@@ -17,42 +16,34 @@ TASK = Task(num_classes=5, num_train=12, batch_size=12, epochs=2)
 PROGRESS = torch.tensor(0.0)
 
 
-def cases(arrays):
-    found = [key.removesuffix(".args") for key in arrays if key.endswith(".args")]
-    assert found
-    return [(case, json.loads(str(arrays[f"{case}.args"]))) for case in found]
-
-
 @pytest.mark.golden
 @pytest.mark.parametrize("precision", ["f32", "f64"])
-def test_every_golden_case(golden, matches, leaf, precision):
-    arrays = golden("wide/bake.npz")
-    for case, args in cases(arrays):
-        logits, features = (leaf(arrays[f"{case}.{name}"], precision) for name in ("logits", "features"))
+def test_every_golden_case(golden_cases, matches, leaf, precision):
+    for case, args, arrays in golden_cases("wide/bake.npz"):
+        logits, features = (leaf(arrays[name], precision) for name in ("logits", "features"))
         targets = ensembled_targets(features, logits, args["temperature"], args["omega"])
-        ce = F.cross_entropy(logits, torch.from_numpy(arrays[f"{case}.labels"]))
+        ce = F.cross_entropy(logits, torch.from_numpy(arrays["labels"]))
         kd = ensembling_loss(logits, targets, args["temperature"])
         loss = ce + args["lam"] * kd
         loss.backward()
         for name, value in {"targets": targets, "loss": loss, "ce": ce, "kd": kd}.items():
-            matches(value, arrays[f"{case}.official_{name}_{precision}"], precision, f"{case} {name}")
+            matches(value, arrays[f"official_{name}_{precision}"], precision, f"{case} {name}")
         gradients = {"logits": logits.grad, "features": torch.zeros_like(features)}
         assert features.grad is None
         for name, value in gradients.items():
-            key = f"{case}.official_grad_{name}_{precision}"
+            key = f"official_grad_{name}_{precision}"
             if key in arrays:
                 matches(value, arrays[key], precision, key)
 
 
 @pytest.mark.golden
-def test_targets_take_no_second_softmax(golden):
+def test_targets_take_no_second_softmax(golden_cases):
     """The known bug would leave them nearly uniform."""
-    arrays = golden("wide/bake.npz")
-    for case, args in cases(arrays):
-        logits, features = (torch.from_numpy(arrays[f"{case}.{name}"]).double() for name in ("logits", "features"))
+    for _case, args, arrays in golden_cases("wide/bake.npz"):
+        logits, features = (torch.from_numpy(arrays[name]).double() for name in ("logits", "features"))
         targets = ensembled_targets(features, logits, args["temperature"], args["omega"])
         again = F.softmax(targets / args["temperature"], dim=1)
-        assert np.abs(again.numpy() - arrays[f"{case}.official_targets_f64"]).max() > 0.02
+        assert np.abs(again.numpy() - arrays["official_targets_f64"]).max() > 0.02
         assert targets.max() > 1.5 * again.max()
 
 
