@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from sdbench import api
     from sdbench.method import Batch, Method, Mixed, Output, Task, Terms
     from sdbench.network import Network, wrap
     from sdbench.registry import get, names, register
@@ -47,6 +48,7 @@ __all__ = [
     "Task",
     "Terms",
     "Uniform",
+    "api",
     "get",
     "names",
     "register",
@@ -55,6 +57,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "api":
+        return import_module("sdbench.api")
     if name not in _HOME:
         raise AttributeError(f"module 'sdbench' has no attribute {name!r}; it has {', '.join(__all__)}")
     value = getattr(import_module(_HOME[name]), name)

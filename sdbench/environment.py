@@ -19,7 +19,7 @@ import sdbench
 if TYPE_CHECKING:
     import torch
 
-PACKAGES = ("torch", "torchvision", "ray", "numpy", "torchmetrics", "pydantic")
+PACKAGES = ("torch", "torchvision", "timm", "ray", "numpy", "torchmetrics", "pydantic")
 
 
 def now() -> str:

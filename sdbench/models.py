@@ -1,6 +1,6 @@
 """Networks by name, each stem -> stages -> global average pooling -> linear classifier.
 
-Every one is a :class:`StagedNetwork`, so ``pooled == stages[-1].mean((2, 3))`` holds by construction.
+Every one of those listed is a :class:`StagedNetwork`, so ``pooled == stages[-1].mean((2, 3))`` holds by construction.
 Weights are drawn from torch's global generator, which the trainer seeds; there are no pretrained ones.
 """
 
@@ -10,26 +10,44 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from sdbench import anatomy, timm_models
 from sdbench.errors import UserError, unknown
-from sdbench.network import StagedNetwork, initialize
+from sdbench.network import Network, StagedNetwork, initialize
+from sdbench.timm_models import TIMM
+from sdbench.wrapped import WrappedNetwork
 from sdbench.zoo import MODELS
 
 SMALL_IMAGE = 64
 """Below this side, in pixels, torchvision's networks get a stem that keeps the resolution."""
 
 
-def build(name: str, num_classes: int, image_size: int) -> StagedNetwork:
+def build(name: str, num_classes: int, image_size: int) -> Network:
     """A freshly initialized network with float32 weights, in train mode, on torch's default device.
 
-    name: a key of ``MODELS``. num_classes: K >= 2, the width of the logits. image_size: side of the square
-    images in pixels, >= 1; it sets the stem of torchvision's networks and ``stage_shapes``, and other
+    name: a key of ``MODELS``, or ``timm:NAME``. num_classes: K >= 2, the width of the logits. image_size: side of the
+    square images in pixels, >= 1; it sets the stem of torchvision's networks and ``stage_shapes``, and other
     sizes can still be forwarded. Raises UserError for an unknown name, ValueError for a bad number.
     """
-    if name not in MODELS:
+    foreign = name.startswith(TIMM)
+    if name not in MODELS and not foreign:
         raise UserError(unknown("network", name, MODELS) + ". See `sdbench list models`")
     if num_classes < 2 or image_size < 1:
         raise ValueError(f"need num_classes >= 2 and image_size >= 1, got {num_classes} and {image_size}")
-    return _BUILDERS[name](name, num_classes, image_size)
+    return _of_timm(name, num_classes, image_size) if foreign else _BUILDERS[name](name, num_classes, image_size)
+
+
+def _of_timm(name: str, num_classes: int, image_size: int) -> Network:
+    """timm's network, its initialization and its stem included; without stages where it has none that can be used."""
+    module = timm_models.create(name, num_classes, image_size)
+    found = anatomy.find(module)
+    network = WrappedNetwork(module, found, image_size, label=name)
+    if found.stages:
+        try:
+            _ = network.stage_shapes
+        except UserError as error:
+            found = anatomy.Anatomy(classifier=found.classifier, missing=error.problems[0])
+            network = WrappedNetwork(module, found, image_size, label=name)
+    return network
 
 
 def _conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -185,39 +185,40 @@ class StagedNetwork(Network):
         return fresh.requires_grad_(True)
 
 
-class WrappedNetwork(Network):
-    """A network around any module that returns logits; holds the module itself."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        self.classifier = None
-        # nn.Module starts in train mode; a wrapper must not claim a mode the module is not in.
-        self.training = module.training
-
-    @property
-    def label(self) -> str:
-        return f"the wrapped {type(self.module).__name__}"
-
-    def _forward(self, images: Tensor, edit: Edit | None) -> Output:
-        if edit is not None:
-            raise UserError(self._opaque("to edit its stages"))
-        logits = self.module(images)
-        return Output(logits, logits.new_zeros((len(logits), 0)), ())
-
-
-def wrap(module: nn.Module) -> Network:
+def wrap(
+    module: nn.Module,
+    *,
+    stages: Sequence[str] | None = None,
+    classifier: str | None = None,
+    image_size: int | None = None,
+) -> Network:
     """A :class:`Network` of any module that returns logits [N, K].
 
-    It holds the module itself (no copy) and leaves its mode, dtype, layout and device alone; the
-    module is never called with a made-up image. A method that needs stages refuses the result,
-    saying so. A Network is returned as it is.
+    It holds the module itself (no copy) and leaves its mode, dtype, layout and device alone; the module is never called
+    with a made-up image. A Network is returned as it is.
+
+    stages: names of the modules, as ``get_submodule`` takes them, that give the stages' maps [N, C, H, W] one after the
+        other, such as ("layer1", "layer2"). None: networks of torchvision and timm are looked into, others have none.
+        The last one's map is taken at the global average pooling, so a norm, activation or convolution after it counts.
+    classifier: name of the module that reads the pooled features [N, D], or of a head that starts with the pooling.
+    image_size: side in pixels of the square images that come. Methods that build heads ask for ``stage_shapes`` before
+        the first image: they are worked out on a copy without weights or arithmetic. None: known after the first pass.
+
+    Without stages the network gives logits only, with pooled features where the classifier is known (ViT), and a method
+    that needs stages refuses it, saying why. Raises UserError where a name is unknown.
     """
-    return module if isinstance(module, Network) else WrappedNetwork(module)
+    from sdbench import anatomy
+    from sdbench.wrapped import WrappedNetwork
+
+    if isinstance(module, Network):
+        return module
+    named = stages is not None or classifier is not None
+    found = anatomy.given(module, stages or (), classifier) if named else anatomy.find(module)
+    return WrappedNetwork(module, found, image_size)
 
 
 def initialize(module: nn.Module) -> None:
-    """He initialization of convolutions (fan out, ReLU), unit BatchNorm, torch's own for linear layers.
+    """He initialization of convolutions (fan out, ReLU), unit norms, torch's own for linear layers.
 
     Random numbers come from torch's global generator; the trainer seeds it.
     """
@@ -226,5 +227,5 @@ def initialize(module: nn.Module) -> None:
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-        elif isinstance(part, (nn.BatchNorm2d, nn.Linear)):
+        elif isinstance(part, nn.BatchNorm2d | nn.Linear | nn.LayerNorm | nn.GroupNorm):
             part.reset_parameters()

@@ -1,6 +1,11 @@
 """The networks that can be asked for by name. No torch here: listing them must cost nothing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from sdbench.errors import EnvironmentProblem, UserError
+from sdbench.selectors import select
+from sdbench.timm_models import TIMM, expand
 
 
 @dataclass(frozen=True)
@@ -26,3 +31,34 @@ MODELS: dict[str, ModelInfo] = {
     )
 }
 """Residual networks in the order of their size, then the others."""
+
+PATTERNS = (
+    ModelInfo(
+        f"{TIMM}NAME", "any network of timm as it is there, untrained, stem not fitted to small images (extra: timm)"
+    ),
+)
+"""Networks that are not listed one by one."""
+
+
+def choose(items: Sequence[str]) -> list[str]:
+    """The networks that items of ``--model`` stand for: names, globs, ``all`` (those listed here), ``^name``.
+
+    Raises UserError where an item names no network, EnvironmentProblem where timm is named and missing.
+    """
+    asked: list[str] = []
+    known = list(MODELS)
+    problems: list[str] = []
+    for item in items:
+        sign, name = ("^", item[1:]) if item.startswith("^") else ("", item)
+        try:
+            names = expand(name) if name.startswith(TIMM) else [name]
+        except EnvironmentProblem:
+            raise
+        except UserError as error:
+            problems += error.problems
+            continue
+        asked += [f"{sign}{each}" for each in names]
+        known += [each for each in names if each.startswith(TIMM)]
+    if problems:
+        raise UserError(problems)
+    return select("network", asked, known)
