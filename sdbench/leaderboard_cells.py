@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sdbench.cost.records import Ratio
-from sdbench.leaderboard_records import Board, Row, StepCost, Table
+from sdbench.leaderboard_records import Board, Ground, Row, StepCost, Table
 from sdbench.spec import Recipe
-from sdbench.statistics import MeanStd, PairedDifference
+from sdbench.statistics import LEAST_SEEDS, MeanStd, PairedDifference
 
 MISSING = "–"
 
 LEGEND = (
     "(n) is the number of seeds that a figure comes from; it is left out where it is that of top-1. – means not "
     "measured, or not comparable. An interval that holds 0 does not tell a method from the baseline.",
+    "rank: 1 + the number of rows with significantly higher top-1 (two-sided paired t test over common seeds, Holm "
+    "over all pairs of the table, level 0.05). Rows that the seeds cannot tell apart share a rank, whatever their "
+    "order. p (Holm): of the same test of the gain, adjusted over the methods. With fewer than 3 common seeds n "
+    "is too small for either, and there is a –.",
     "time ×, memory ×: mean over seeds of the ratio to the baseline's trial of the same seed on the same hardware; "
     "time is processor time of training on a CPU and wall time on a GPU, earlier generations included. images: "
     "forwarded per labelled image, with and without gradient, earlier generations included. aux: weights that are "
@@ -27,7 +31,9 @@ STEP_LEGEND = (
     "over rounds of their ratio with its bootstrap interval; ? where the interval crosses the edge of the margin "
     "around 1. FLOPs ×: what the counted operations of both steps predict; ! where the measured ratio is more than 5 % "
     "above that. peak ×: live tensors at the peak of a step, on a GPU allocated memory. These three leave out loading, "
-    "what a method does once per epoch, and all generations but the last, which time × and memory × include.",
+    "what a method does once per epoch, and all generations but the last, which time × and memory × include. Pareto: "
+    "yes where no other row is at least as accurate in the mean and its step at most as costly, and one of the two "
+    "better; figures are taken at their word, also where intervals overlap.",
 )
 
 SCALED_LEGEND = (
@@ -56,7 +62,9 @@ def columns(table: Table) -> list[Column]:
     return [
         Column("method", lambda row: marked(row.label, row.caveat), left=True),
         Column("top-1 % (n)", lambda row: _percent(row.metrics.get("top1"))),
+        Column("rank", lambda row: MISSING if row.rank is None else str(row.rank)),
         Column("gain, points (n)", lambda row: gain_text(row.gain)),
+        Column("p (Holm)", lambda row: p_text(row.gain_p)),
         Column("ECE %", lambda row: _mean(row, "ece", 100, 2)),
         Column("NLL", lambda row: _mean(row, "nll", 1, 3)),
         *_scaled_columns(table),
@@ -94,6 +102,7 @@ def _step_columns(table: Table) -> list[Column]:
         Column(f"step × [95 %]{mark}", lambda row: _step_time(row.step)),
         Column(f"FLOPs ×{mark}", lambda row: _predicted(row.step)),
         Column(f"peak ×{mark}", lambda row: number(row.step.memory if row.step else None)),
+        Column("Pareto", lambda row: MISSING if row.pareto is None else "yes" if row.pareto else "no"),
     ]
 
 
@@ -109,28 +118,46 @@ def letter(i: int) -> str:
     return letter(i // 26 - 1) + chr(65 + i % 26) if i >= 26 else chr(65 + i)
 
 
-def title(table: Table) -> str:
+def title(table: Ground) -> str:
     """Data set, network, protocol, and what else tells tables apart."""
     size = f" at {table.image_size} pixels" if table.image_size is not None else ""
     split = "" if table.split == "full" else f", split {table.split}"
     return f"{table.dataset}, {table.network}{size}, protocol {table.protocol} {table.protocol_version}{split}"
 
 
+def full_title(table: Ground) -> str:
+    """The title and the number of epochs, where that is all that is said of a table."""
+    return f"{title(table)}, {table.recipe.epochs} epochs"
+
+
 def about(table: Table, rule: str) -> list[str]:
-    """The selection rule, the whole recipe, the baseline and the hardware, one sentence each."""
+    """The selection rule, the whole recipe, the baseline, the hardware and who is not ranked, one sentence each."""
+    lines = [f"Rule: {rule}", recipe_line(table)]
+    if table.baseline is not None:
+        lines.append(f"Baseline: {table.baseline}")
+    lines += hardware_lines(table.hardware)
+    unranked = [row.label for row in table.rows if row.metrics and row.rank is None]
+    if unranked:
+        who = "any row" if len(unranked) == len(table.rows) else ", ".join(sorted(unranked))
+        lines.append(f"n too small, fewer than {LEAST_SEEDS} common seeds, to rank {who}")
+    return lines
+
+
+def recipe_line(table: Ground) -> str:
+    """The whole recipe, precision, split and data, in one sentence."""
     recipe = []
     for key in Recipe.model_fields:
         value = getattr(table.recipe, key)
         shown = " and ".join(map(_plain, value)) if isinstance(value, tuple) else _plain(value)
         recipe.append(f"{key.replace('_', ' ')} {shown or 'none'}")
     data = f"precision {table.precision}, split {table.split}, data {table.data_fingerprint[:12]}"
-    lines = [f"Rule: {rule}", f"Recipe: {', '.join(recipe)}; {data}"]
-    if table.baseline is not None:
-        lines.append(f"Baseline: {table.baseline}")
-    marks = [f"{letter(i)}: " if len(table.hardware) > 1 else "" for i in range(len(table.hardware))]
-    if table.hardware:
-        lines.append("Hardware: " + "; ".join(m + h for m, h in zip(marks, table.hardware, strict=True)))
-    return lines
+    return f"Recipe: {', '.join(recipe)}; {data}"
+
+
+def hardware_lines(hardware: Sequence[str]) -> list[str]:
+    """Where costs were measured, with the letters of the columns where there are several; nothing for none."""
+    marks = [f"{letter(i)}: " if len(hardware) > 1 else "" for i in range(len(hardware))]
+    return ["Hardware: " + "; ".join(m + h for m, h in zip(marks, hardware, strict=True))] if hardware else []
 
 
 def clean(text: str) -> str:
@@ -152,7 +179,7 @@ def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _fixed(value: float, digits: int, sign: str = "") -> str:
+def fixed(value: float, digits: int, sign: str = "") -> str:
     """A number with fixed digits; what rounds to zero has no minus sign."""
     return f"{round(value, digits) + 0.0:{sign}.{digits}f}"
 
@@ -160,36 +187,48 @@ def _fixed(value: float, digits: int, sign: str = "") -> str:
 def _percent(value: MeanStd | None) -> str:
     if value is None:
         return MISSING
-    std = "" if value.std is None else f" ± {_fixed(100 * value.std, 2)}"
-    return f"{_fixed(100 * value.mean, 2)}{std} ({value.n})"
+    std = "" if value.std is None else f" ± {fixed(100 * value.std, 2)}"
+    return f"{fixed(100 * value.mean, 2)}{std} ({value.n})"
 
 
 def gain_text(gain: PairedDifference | None) -> str:
     """A gain in points with its interval and number of seeds; a dash where there is none."""
     if gain is None or gain.mean is None:
         return MISSING
-    mean = _fixed(100 * gain.mean, 2, "+")
-    if gain.low is None or gain.high is None:
-        return f"{mean} (n too small: {gain.n})"
-    return f"{mean} [{_fixed(100 * gain.low, 2, '+')}, {_fixed(100 * gain.high, 2, '+')}] ({gain.n})"
+    mean = fixed(100 * gain.mean, 2, "+")
+    if gain.low is not None and gain.high is not None:
+        mean += f" [{fixed(100 * gain.low, 2, '+')}, {fixed(100 * gain.high, 2, '+')}]"
+    return f"{mean} ({seeds_text(gain.n)})"
+
+
+def seeds_text(n: int) -> str:
+    """The number of seeds that a test rests on; where it is too small, this is said."""
+    return str(n) if n >= LEAST_SEEDS else f"n too small: {n}"
+
+
+def p_text(p: float | None) -> str:
+    """A p-value with three digits; a dash where there is none."""
+    if p is None:
+        return MISSING
+    return "<0.001" if p < 0.001 else fixed(p, 3)
 
 
 def _mean(row: Row, metric: str, scale: float, digits: int) -> str:
     value = row.metrics.get(metric)
-    return MISSING if value is None else _fixed(scale * value.mean, digits)
+    return MISSING if value is None else fixed(scale * value.mean, digits)
 
 
 def _scaled_mean(row: Row, name: str, scale: float, digits: int) -> str:
     value = row.scaled.get(name)
     if value is None:
         return MISSING
-    return _fixed(scale * value.mean, digits) + ("" if value.n == len(row.seeds) else f" ({value.n})")
+    return fixed(scale * value.mean, digits) + ("" if value.n == len(row.seeds) else f" ({value.n})")
 
 
 def _ratio(value: MeanStd | None, row: Row) -> str:
     if value is None:
         return MISSING
-    return _fixed(value.mean, 2) + ("" if value.n == len(row.seeds) else f" ({value.n})")
+    return fixed(value.mean, 2) + ("" if value.n == len(row.seeds) else f" ({value.n})")
 
 
 def _step_time(step: StepCost | None) -> str:
@@ -202,7 +241,7 @@ def ratio_interval(ratio: Ratio, digits: int) -> str:
     >>> ratio_interval(Ratio(median=1.3333, low=1.329, high=1.337, rounds=60, verdict="costlier"), 2)
     '1.33 [1.33, 1.34]'
     """
-    shown = f"{_fixed(ratio.median, digits)} [{_fixed(ratio.low, digits)}, {_fixed(ratio.high, digits)}]"
+    shown = f"{fixed(ratio.median, digits)} [{fixed(ratio.low, digits)}, {fixed(ratio.high, digits)}]"
     return f"{shown} ?" if ratio.verdict == "inconclusive" else shown
 
 
@@ -213,7 +252,7 @@ def _predicted(step: StepCost | None) -> str:
 
 def number(value: float | None, digits: int = 2) -> str:
     """With fixed digits, or a dash."""
-    return MISSING if value is None else _fixed(value, digits)
+    return MISSING if value is None else fixed(value, digits)
 
 
 def count_text(value: int | None) -> str:

@@ -6,8 +6,6 @@ format escapes what it would otherwise obey.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -15,8 +13,8 @@ from pathlib import Path
 
 from sdbench.errors import UserError, unknown
 from sdbench.leaderboard_cells import about, clean, columns, legend, markdown_text, title
-from sdbench.leaderboard_records import Board, CostRatio, Row, StepCost, Table
-from sdbench.spec import Metrics, Recipe, Value
+from sdbench.leaderboard_csv import csv_text
+from sdbench.leaderboard_records import Board, Table
 from sdbench.store import write_atomic
 
 SUFFIXES = {"text": "txt", "md": "md", "csv": "csv", "latex": "tex", "html": "html", "json": "json"}
@@ -49,21 +47,27 @@ def write_boards(board: Board, folder: Path, formats: Iterable[str] = PUBLISHED)
 
 
 def _text(board: Board) -> str:
-    from tabulate import tabulate
-
     def wrapped(line: str, indent: str = "") -> str:
         return textwrap.fill(clean(line), TEXT_WIDTH, initial_indent=indent, subsequent_indent=" " * len(indent))
 
     blocks = []
     for table in board.tables:
         headers, rows = _plain_cells(table)
-        align = ["left" if c.left else "right" for c in columns(table)]
-        drawn = tabulate(rows, headers, tablefmt="simple", disable_numparse=True, colalign=align if rows else None)
+        drawn = drawn_table(headers, rows, [c.left for c in columns(table)])
         notes = [wrapped(note, "- ") for note in table.notes]
         blocks.append("\n".join([clean(title(table)), *map(wrapped, about(table, board.rule)), "", drawn, *notes]))
     blocks.append("\n".join(wrapped(line) for line in (legend(board) if board.tables else (EMPTY,))))
     blocks += ["\n".join(wrapped(note, "- ") for note in board.notes)] if board.notes else []
     return "\n\n".join(blocks) + "\n"
+
+
+def drawn_table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[bool]) -> str:
+    """A table for a terminal, columns as narrow as their cells; left: which are text."""
+    from tabulate import tabulate
+
+    rule = ["-" * max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+    align = ["left" if one else "right" for one in left]
+    return tabulate([headers, rule, *rows], tablefmt="plain", disable_numparse=True, colalign=align)
 
 
 def _plain_cells(table: Table, escape: Callable[[str], str] = clean) -> tuple[list[str], list[list[str]]]:
@@ -188,112 +192,10 @@ def _json(board: Board) -> str:
     return json.dumps(board.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
-Cell = Value | None
-
-
-def _csv(board: Board) -> str:
-    """One line per row of every table, numbers in full precision (fractions, nats, ratios), empty cells
-    for what is missing. Costs on a table's second kind of hardware are in columns that end with ``_2``;
-    those of steps and of temperature scaling are there where a row has any."""
-    most = max((len(table.hardware) for table in board.tables), default=0)
-    rows = [(table, row) for table in board.tables for row in table.rows]
-    steps = any(row.step is not None for _, row in rows)
-    scaled = next((list(row.scaled) for _, row in rows if row.scaled), [])
-    records = [
-        _csv_record(table, row, max(1, most)) | _csv_scaled(row, scaled) | (_csv_step(row.step) if steps else {})
-        for table, row in rows
-    ]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    if records:
-        writer.writerow(records[0])
-    writer.writerows([_csv_cell(value) for value in record.values()] for record in records)
-    return out.getvalue()
-
-
-def _csv_cell(value: Cell) -> str:
-    """Numbers by ``repr``, which reads back exactly. A leading quote keeps spreadsheets from taking a name
-    for a formula."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        return repr(value)
-    text = clean(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
-
-
-def _csv_record(table: Table, row: Row, hardware: int) -> dict[str, Cell]:
-    recipe = {f"recipe_{key}": _joined(getattr(table.recipe, key)) for key in Recipe.model_fields}
-    record: dict[str, Cell] = {
-        "dataset": table.dataset, "data_fingerprint": table.data_fingerprint, "image_size": table.image_size,
-        "network": table.network, "protocol": table.protocol, "protocol_version": table.protocol_version,
-        "split": table.split, "precision": table.precision, **recipe,
-        "label": row.label, "caveat": row.caveat, "method": row.method,
-        "params": json.dumps(row.params, sort_keys=True), "baseline": row.baseline,
-        "seeds": " ".join(map(str, row.seeds)), "n": len(row.seeds),
-    }  # fmt: skip
-    for name in Metrics.model_fields:
-        found = row.metrics.get(name)
-        record |= {f"{name}_mean": found.mean if found else None, f"{name}_std": found.std if found else None}
-    gain = row.gain
-    record |= {"gain": gain.mean if gain else None, "gain_low": gain.low if gain else None}
-    record |= {"gain_high": gain.high if gain else None, "gain_n": gain.n if gain else None}
-    for i in range(hardware):
-        record |= _csv_cost(row.costs[i] if i < len(row.costs) else None, f"_{i + 1}" if i else "")
-    record |= {"forward_per_image": row.forward_per_image, "auxiliary_parameters": row.auxiliary_parameters}
-    record |= {"state_bytes": row.state_bytes}
-    return record | {
-        f"num_{s}": row.statuses.get(s, 0) for s in ("ok", "failed", "oom", "nan", "timeout", "interrupted")
-    }
-
-
-def _csv_cost(cost: CostRatio | None, suffix: str) -> dict[str, Cell]:
-    time, memory = (cost.time, cost.memory) if cost else (None, None)
-    return {
-        f"hardware{suffix}": cost.hardware if cost else None,
-        f"time_ratio{suffix}": time.mean if time else None,
-        f"time_ratio_std{suffix}": time.std if time else None,
-        f"time_ratio_n{suffix}": time.n if time else None,
-        f"memory_ratio{suffix}": memory.mean if memory else None,
-        f"memory_ratio_n{suffix}": memory.n if memory else None,
-    }
-
-
-def _csv_scaled(row: Row, names: Sequence[str]) -> dict[str, Cell]:
-    """Temperature and metrics after scaling, and the number of seeds that have them; nothing without names."""
-    record: dict[str, Cell] = {"scaled_n": max((m.n for m in row.scaled.values()), default=0)} if names else {}
-    for name in names:
-        found = row.scaled.get(name)
-        record |= {f"{name}_mean": found.mean if found else None, f"{name}_std": found.std if found else None}
-    return record
-
-
-def _csv_step(step: StepCost | None) -> dict[str, Cell]:
-    """Columns of a training step's cost; a board without any leaves them out."""
-    time = step.time if step else None
-    return {
-        "step_time_ratio": time.median if time else None,
-        "step_time_ratio_low": time.low if time else None,
-        "step_time_ratio_high": time.high if time else None,
-        "step_time_rounds": time.rounds if time else None,
-        "step_time_verdict": time.verdict if time else None,
-        "step_flops_ratio": step.predicted if step else None,
-        "step_memory_ratio": step.memory if step else None,
-        "step_flagged": step.flagged if step else None,
-        "step_batch_size": step.batch_size if step else None,
-        "step_hardware": step.hardware if step else None,
-        "step_profile": step.profile_id if step else None,
-    }
-
-
-def _joined(value: Value | Sequence[Value]) -> Cell:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else value  # type: ignore[return-value]
-
-
 _RENDERERS: dict[str, Callable[[Board], str]] = {
     "text": _text,
     "md": _md,
-    "csv": _csv,
+    "csv": csv_text,
     "latex": _latex,
     "html": _html,
     "json": _json,

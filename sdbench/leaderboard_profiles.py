@@ -8,10 +8,10 @@ Not covered: the number of training images, which is not required to be equal.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sdbench.cost.records import ProfileResult, ProfileRow
+from sdbench.cost.records import ProfileResult, ProfileRow, Ratio
 from sdbench.leaderboard_costs import Hardware
 from sdbench.leaderboard_records import StepCost
 from sdbench.leaderboard_variants import Variant
@@ -145,17 +145,44 @@ def _choose(variant: Variant, task: Conditions, place: Hardware, index: ProfileI
     if task.num_classes is None:
         return None
     sources = {result.identity.method_source for result in variant.trials.values()}
-    fitting = [
+    return fitting(variant.method, variant.params, sources, task, place, index)
+
+
+def fitting(
+    method: str,
+    params: Mapping[str, Value],
+    sources: Collection[str],
+    task: Conditions,
+    place: Hardware,
+    index: ProfileIndex,
+) -> Measured | None:
+    """The profile's row that tells what a step of a method costs; None where there is none.
+
+    params: all of the method's hyper-parameters. sources: hashes of its source that count. ``task.num_classes`` has to
+    be known.
+    """
+    assert task.num_classes is not None
+    found = [
         m
-        for m in index.get((task.network, task.num_classes, task.precision, place, variant.method), ())
+        for m in index.get((task.network, task.num_classes, task.precision, place, method), ())
         if task.image_size in (None, m.profile.setting.image_size)
         and task.baseline in ("", m.profile.baseline)
-        and same_work(variant.params, m.row.params)
+        and same_work(params, m.row.params)
         and (not m.row.source or m.row.source in sources)
     ]
-    fitting.sort(key=lambda m: m.row.params != variant.params)  # of one profile's rows the very same variant first
-    same_batch = [m for m in fitting if m.profile.setting.batch_size == task.batch_size]
-    return newest_timed(same_batch or fitting)
+    found.sort(key=lambda m: m.row.params != params)  # of one profile's rows the very same variant first
+    same_batch = [m for m in found if m.profile.setting.batch_size == task.batch_size]
+    return newest_timed(same_batch or found)
+
+
+def iso_cost_epochs(epochs: int, ratio: Ratio, generations: int = 1) -> int:
+    """Epochs of the baseline that cost what ``epochs`` of a method do: epochs (1 + (G - 1) r) for G > 1 generations, of
+    which the first is the baseline, and epochs r otherwise, rounded, at least 1.
+
+    ratio: of the method's step to the baseline's; r is its median, and 1 where its verdict is "equal".
+    """
+    r = 1.0 if ratio.verdict == "equal" else ratio.median
+    return max(1, round(epochs * (r if generations == 1 else 1 + (generations - 1) * r)))
 
 
 def _cost(measured: Measured | None, place: Hardware) -> StepCost | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from sdbench.cost.records import Ratio
 from sdbench.spec import Recipe, Record, Status, Value
-from sdbench.statistics import MeanStd, PairedDifference
+from sdbench.statistics import LEAST_SEEDS, MeanStd, PairedDifference
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RULE = "top-1 of the last epoch, mean ± std over n seeds; gain paired by seed, 95 % t interval"
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -47,8 +50,11 @@ class Row(Record):
     seeds: those that finished. metrics: per name of ``Metrics``, as fractions and nats; empty where no
     seed finished. scaled: per name of ``Scaled.named``, over the seeds whose trials held images out; empty without
     any. gain: top-1 minus the baseline's, a fraction; None for the baseline and where there is
-    none. costs: one per entry of ``Table.hardware``. forward_per_image: images forwarded per labelled
-    image, earlier generations included, mean over seeds. auxiliary_parameters, state_bytes: the largest
+    none. gain_p: of the paired t test that the true gain is 0, adjusted by Holm over the table's methods; None where
+    there are fewer than three common seeds. rank: 1 + the number of rows that are significantly better (``ranking``);
+    None where n is too small. pareto: whether the row lies on the front of mean top-1 against the step's time; None
+    where either is not known. costs: one per entry of ``Table.hardware``. forward_per_image: images forwarded per
+    labelled image, earlier generations included, mean over seeds. auxiliary_parameters, state_bytes: the largest
     over seeds. step: None where no profile fits. statuses: trials per status, over all seeds.
     """
 
@@ -61,21 +67,25 @@ class Row(Record):
     metrics: dict[str, MeanStd]
     scaled: dict[str, MeanStd] = {}
     gain: PairedDifference | None
+    gain_p: float | None = None
+    rank: int | None = None
     costs: tuple[CostRatio, ...]
     forward_per_image: float | None
     auxiliary_parameters: int | None
     state_bytes: int | None
     step: StepCost | None = None
+    pareto: bool | None = None
     statuses: dict[str, int]
 
+    @property
+    def n_too_small(self) -> bool:
+        """Whether fewer seeds finished, or have the baseline's beside them, than a test takes."""
+        paired = len(self.seeds) if self.gain is None else self.gain.n
+        return min(len(self.seeds), paired) < LEAST_SEEDS
 
-class Table(Record):
-    """Rows that can be compared, and what they have in common.
 
-    baseline: label of the row that gains and costs are relative to; None if there is none.
-    num_classes: None where nobody knows. hardware: where costs were measured; costs of unlike hardware are never
-    put side by side.
-    """
+class Ground(Record):
+    """What trials have in common that can be compared. num_classes: None where nobody knows."""
 
     dataset: str
     data_fingerprint: str
@@ -87,6 +97,15 @@ class Table(Record):
     split: str
     precision: str
     recipe: Recipe
+
+
+class Table(Ground):
+    """Rows that can be compared.
+
+    baseline: label of the row that gains and costs are relative to; None if there is none. hardware: where costs were
+    measured; costs of unlike hardware are never put side by side.
+    """
+
     baseline: str | None
     hardware: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -99,3 +118,9 @@ class Board(Record):
     rule: str = RULE
     tables: tuple[Table, ...]
     notes: tuple[str, ...]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row per table and method, flat and typed; see ``sdbench.frames``."""
+        from sdbench.frames import to_pandas
+
+        return to_pandas(self)

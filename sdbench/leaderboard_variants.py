@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sdbench.leaderboard_costs import Spent, spent
-from sdbench.spec import TrialResult, Value, canonical
+from sdbench.spec import Metrics, TrialResult, Value, canonical
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,14 @@ class Variant:
 
     def top1(self) -> dict[int, float]:
         """Top-1 accuracy per finished seed."""
-        return {seed: r.metrics.top1 for seed, r in self.trials.items() if r.status == "ok" and r.metrics}
+        return self.values("top1")
+
+    def values(self, metric: str) -> dict[int, float]:
+        """A metric per finished seed that has it, by its name in ``sdbench list metrics``."""
+        done = {seed: r for seed, r in self.trials.items() if r.status == "ok" and r.metrics}
+        if metric in Metrics.model_fields:
+            return {seed: getattr(r.metrics, metric) for seed, r in done.items()}
+        return {seed: r.scaled.named[metric] for seed, r in done.items() if r.scaled}
 
 
 def without_duplicates(results: Iterable[TrialResult]) -> tuple[dict[str, TrialResult], list[str]]:

@@ -80,7 +80,7 @@ def test_numbers_for_people() -> None:
         assert "78.13 ± 26.04 (3)" in text
         assert "50.00 (1)" in text
         assert "+1.23 [+0.01, +2.45] (3)" in text
-        assert "+0.00 [-1.00, +1.00] (2)" in text, "what rounds to zero has no minus sign"
+        assert "+0.00 [-1.00, +1.00] (n too small: 2)" in text, "what rounds to zero has no minus sign"
         assert "-2.00 (n too small: 1)" in text
         assert "1.05 (1)" in text
         assert "–" in text
@@ -164,7 +164,7 @@ def test_markdown_keeps_its_columns() -> None:
     text = render(make_board(*map(make_row, HOSTILE), notes=tuple(HOSTILE)), "md")
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(HOSTILE)
-    assert {len(cells_of(line)) for line in lines} == {11}
+    assert {len(cells_of(line)) for line in lines} == {13}
     assert not re.search(r"<[a-zA-Z/]", text)
     assert "](javascript" not in text
     assert "\x1b" not in text
@@ -178,7 +178,7 @@ def test_latex_is_escaped() -> None:
         assert line.endswith(r" \\")
         assert not line.startswith(("[", "*")), "would be read as an option of the row before"
         body = line.removesuffix(r" \\")
-        assert len(re.findall(r"(?<!\\)&", body)) == 10, "eleven columns"
+        assert len(re.findall(r"(?<!\\)&", body)) == 12, "thirteen columns"
         assert not re.search(r"(?<!\\)[%#_]", body)
         assert re.fullmatch(r"(?:[^\\$^~]|\\[&%$#_{}]|\\text[a-z]+\{\}|\$\\(?:pm|times)\$)*", body), body
     balance = re.sub(r"\\[{}]", "", text)

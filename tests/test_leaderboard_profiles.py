@@ -117,13 +117,16 @@ def test_a_board_with_a_profile_by_hand() -> None:
     text = render(board, "text")
     lines = {line.split()[0]: " ".join(line.split()) for line in text.splitlines() if " ok" in line}
     header = next(line for line in text.splitlines() if line.startswith("method"))
-    assert " ".join(header.split()).endswith("time × memory × step × [95 %] FLOPs × peak × images aux state trials")
+    assert " ".join(header.split()).endswith(
+        "time × memory × step × [95 %] FLOPs × peak × Pareto images aux state trials"
+    )
     cost = "1.00 1.00"  # of whole trainings
     rest = "1.00 0 0 B 1 ok"
-    assert lines["ce"].endswith(f" – 5.00 1.500 {cost} 1.00 [0.99, 1.01] 1.00 1.00 {rest}")
-    assert lines["zipf"].endswith(f"{cost} 1.02 [1.01, 1.03] 1.00 1.25 {rest}")
-    assert lines["byot"].endswith(f"{cost} 1.03 [0.99, 1.07] ? 1.00 ! – {rest}")
-    assert lines["ls"].endswith(f"{cost} – – – {rest}")
+    assert lines["ce"].endswith(f" – – 5.00 1.500 {cost} 1.00 [0.99, 1.01] 1.00 1.00 yes {rest}")
+    assert lines["zipf"].endswith(f"{cost} 1.02 [1.01, 1.03] 1.00 1.25 no {rest}"), "as accurate and costlier"
+    assert lines["byot"].endswith(f"{cost} 1.03 [0.99, 1.07] ? 1.00 ! – no {rest}")
+    assert lines["ls"].endswith(f"{cost} – – – – {rest}")
+    assert [row(table, label).pareto for label in ("ce", "zipf", "byot", "ls")] == [True, False, False, None]
     assert "all generations but the last, which time × and memory × include." in " ".join(text.split())
 
 
