@@ -16,7 +16,7 @@ from sdbench.method import Task
 from sdbench.network import Network
 from sdbench.session import Session
 from sdbench.spec import Options, Trial, TrialSpec
-from sdbench.store import Store
+from sdbench.store import Store, read_result
 
 
 def open_session(trial: Trial, store: Store, options: Options) -> Session:
@@ -40,7 +40,7 @@ def open_session(trial: Trial, store: Store, options: Options) -> Session:
     def build_network() -> Network:
         return models.build(spec.network, dataset.num_classes, dataset.image_size)
 
-    return assemble(trial, device, dataset, build_network, _teacher(spec, store, build_network, device))
+    return assemble(trial, device, dataset, build_network, _teacher(spec, store, dataset, device))
 
 
 def assemble(
@@ -101,9 +101,8 @@ def configure(spec: TrialSpec, device: torch.device) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time and changes no result
 
 
-def _teacher(
-    spec: TrialSpec, store: Store, build_network: Callable[[], Network], device: torch.device
-) -> Network | None:
+def _teacher(spec: TrialSpec, store: Store, dataset: data.DataSet, device: torch.device) -> Network | None:
+    """The network that the teacher's trial left, of its own architecture, frozen."""
     if spec.teacher is None:
         return None
     folder = store.find(spec.teacher)
@@ -112,7 +111,8 @@ def _teacher(
         raise UserError(
             f"the teacher's weights (trial {spec.teacher}) are missing; run its trial again with weights kept"
         )
-    network = build_network()
+    name = read_result(weights.with_name("trial.json")).spec.network
+    network = models.build(name, dataset.num_classes, dataset.image_size)
     network.load_state_dict(safetensors.torch.load_file(weights))
     moved: Network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved.frozen_copy()

@@ -100,7 +100,7 @@ class Task:
 
     generator: lives on the training device; the only source of randomness besides the generators
         handed to hooks. It is part of the checkpoint.
-    teacher: the last generation's trained network (no gradient, eval mode), or None.
+    teacher: the last generation's trained network, or a named one (no gradient, eval mode), or None.
     """
 
     num_classes: int
@@ -135,6 +135,9 @@ class Method(nn.Module):
     """True: a batch is batch_size // (1 + partners) images with their partners, batch_size in all."""
     generations: int = 1
     """Trainings in a row, each taught by the one before; ``Task.teacher`` is the last one's network."""
+    wants_teacher: bool = False
+    """True: ``Task.teacher`` is a finished network that is named for each trial, of whatever architecture
+    (``sdbench distill``), no earlier generation's."""
     wants_validation: bool = False
     """True: part of the training set is held out and ``after_validation`` sees its logits."""
     refuses_mixing: str = ""
@@ -148,6 +151,11 @@ class Method(nn.Module):
     official: ClassVar[str] = ""
     year: ClassVar[int] = 0
     caveat: ClassVar[str] = ""
+
+    @property
+    def taught(self) -> bool:
+        """Whether ``Task.teacher`` is there: an earlier generation's network, or a named one."""
+        return self.generations > 1 or self.wants_teacher
 
     def setup(self, task: Task, network: Network) -> None:
         """Build auxiliary heads (parameters) and memories (buffers), all at full size.
@@ -231,6 +239,7 @@ class Combination(Method):
         self.base = base
         self.mixer = mixer
         self.generations = base.generations
+        self.wants_teacher = base.wants_teacher
         self.wants_validation = base.wants_validation
         self._generator: torch.Generator | None = None
 

@@ -14,9 +14,10 @@ from sdbench import data, registry, zoo
 from sdbench.engine import Resources, ray_tune
 from sdbench.environment import choose_device, public_command
 from sdbench.errors import EnvironmentProblem, UserError, unknown
-from sdbench.protocol import PROTOCOLS, Cell, Protocol, expand
+from sdbench.iso_cost import iso_cost_cells
+from sdbench.protocol import PROTOCOLS, Cell, Protocol, baselines, expand
 from sdbench.request import Problems, Request
-from sdbench.selectors import parse_duration, parse_seeds, select
+from sdbench.selectors import parse_duration, parse_seeds
 from sdbench.spec import Options, Recipe, Record, Trial
 from sdbench.store import Store
 from sdbench.variants import choose_variants
@@ -45,7 +46,7 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
         problems.attempt(lambda plugin=plugin: registry.load_plugin(plugin))  # type: ignore[misc]
     protocol = _protocol(request, problems)
     overrides = _overrides(request, problems)
-    networks = problems.attempt(lambda: select("network", request.model or [protocol.network], list(zoo.MODELS)))
+    networks = problems.attempt(lambda: zoo.choose(request.model or [protocol.network]))
     seeds = _seeds(request, protocol, problems)
     precision = problems.choice("precision", request.precision, ("bf16", "fp32"), "bf16")
     threads = problems.number("threads", request.threads, int, 1, 1024) or 1
@@ -55,6 +56,7 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     engine = problems.choice("engine", request.engine, ("auto", "ray", "local"), "auto")
     rerun = problems.choice("rerun", request.rerun, ("none", "failed", "all"), "none")
     baseline = problems.choice("baseline", request.baseline, ("true", "false"), "true") == "true"
+    iso_cost = problems.choice("iso-cost", request.iso_cost, ("true", "false"), "false") == "true"
     results = Path(request.results or "results").expanduser().absolute()
     problems.attempt(Store(results).prepare)
     datasets = _datasets(request, problems)  # last: it may download, which only a sound request is worth
@@ -78,6 +80,8 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
         for name, params in variants[facts.name]
     ]
     trials = expand(cells, protocol, seeds, baseline=baseline)
+    if iso_cost:
+        trials += _longer_baselines(cells, datasets, protocol, overrides, results, options.device, seeds)
     return Plan(
         trials=tuple(trials),
         options=options,
@@ -87,6 +91,25 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
         rerun=rerun,
         baseline=registry.baseline_name(),
     )
+
+
+def _longer_baselines(
+    cells: Sequence[Cell],
+    datasets: Sequence[DataChoice],
+    protocol: Protocol,
+    overrides: Mapping[str, object],
+    results: Path,
+    device: str,
+    seeds: Sequence[int],
+) -> list[Trial]:
+    """The iso-cost baseline of every method."""
+    facts = {each.name: each for each in datasets}
+
+    def recipe_for(dataset: str, epochs: int) -> Recipe:
+        return protocol.recipe_for(facts[dataset].augment, {**overrides, "epochs": epochs})
+
+    sizes = {name: each.num_classes for name, each in facts.items()}
+    return baselines(iso_cost_cells(cells, results, device, sizes, recipe_for), protocol, seeds)
 
 
 def _protocol(request: Request, problems: Problems) -> Protocol:
@@ -129,6 +152,7 @@ class DataChoice:
     name: str
     fingerprint: str
     augment: str
+    num_classes: int
     spec_image_size: int | None
 
 
@@ -152,7 +176,9 @@ def _datasets(request: Request, problems: Problems) -> list[DataChoice]:
             continue
         facts = problems.attempt(lambda name=name: data.inspect(name, location, size))  # type: ignore[misc]
         if facts is not None:
-            found.append(DataChoice(data.canonical_name(name), facts.fingerprint, facts.augment, size))
+            found.append(
+                DataChoice(data.canonical_name(name), facts.fingerprint, facts.augment, facts.num_classes, size)
+            )
     return found
 
 
@@ -183,6 +209,7 @@ def _options(request: Request, protocol: Protocol, problems: Problems, command: 
             "device": device,
             "keep_weights": flag("weights", request.weights, "true"),
             "keep_logits": flag("logits", request.logits, "true"),
+            "logits_every": _logits_every(request, problems),
             "keep_checkpoints": flag("keep-checkpoints", request.keep_checkpoints, "false"),
             "eval_every": protocol.eval_every if every is None else every,
             "timeout_s": timeout,
@@ -194,6 +221,19 @@ def _options(request: Request, protocol: Protocol, problems: Problems, command: 
             "command": public_command(list(command)),
         }
     )
+
+
+def _logits_every(request: Request, problems: Problems) -> int:
+    """N of ``every:N``; 0 where only the last epoch's logits are kept."""
+    if request.keep_logits is None:
+        return 0
+    every, colon, number = request.keep_logits.partition(":")
+    if (every, colon) != ("every", ":"):
+        problems.found.append(f"--keep-logits {request.keep_logits!r}: expected every:N, such as every:10")
+        return 0
+    if request.logits == "false":
+        problems.found.append("--keep-logits and --no-logits together; drop one")
+    return problems.number("keep_logits", number, int, 1, 100_000) or 0
 
 
 def _compile(request: Request, device: str, problems: Problems) -> str:

@@ -19,6 +19,9 @@ HOLDOUT = "holdout-0.1"
 """The split of methods that need validation data and of the baselines they are paired with; with
 ``--temperature-scaling``, of every method."""
 
+DISTILLED = "-distill"
+"""Behind the name of a protocol: its rules, for students that a finished network teaches (``sdbench distill``)."""
+
 
 class Protocol(Record):
     """One named set of rules. ``selection`` is the rule that picks the number on the board."""
@@ -86,6 +89,16 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
+def known(name: str) -> Protocol | None:
+    """The protocol of a record by its name, that of a student's trial included; None where there is none such.
+
+    >>> known("demo-distill").epochs == PROTOCOLS["demo"].epochs
+    True
+    """
+    base = PROTOCOLS.get(name.removesuffix(DISTILLED))
+    return base.model_copy(update={"name": name}) if base else None
+
+
 class Cell(Record):
     """One method variant on one data set and network, before seeds and generations."""
 
@@ -115,6 +128,17 @@ def expand(cells: Sequence[Cell], protocol: Protocol, seeds: Sequence[int], *, b
                 chain.append(_trial(_baseline(cell), protocol, split, seed))
             chain += _generations(cell, protocol, split, seed, probe.generations)
             trials.update({trial.id: trial for trial in chain if trial.id not in trials})
+    return list(trials.values())
+
+
+def baselines(cells: Sequence[Cell], protocol: Protocol, seeds: Sequence[int]) -> list[Trial]:
+    """The baseline alone under each cell's conditions and on the split that its method needs, without duplicates."""
+    trials: dict[str, Trial] = {}
+    for seed in seeds:
+        for cell in cells:
+            probe = registry.build(cell.method, cell.params)
+            trial = _trial(_baseline(cell), protocol, HOLDOUT if probe.wants_validation else protocol.split, seed)
+            trials.setdefault(trial.id, trial)
     return list(trials.values())
 
 

@@ -46,8 +46,10 @@ class Request(Record):
     workers: str | None = None
     compile: str | None = None
     eval_every: str | None = None
+    keep_logits: str | None = None
     rerun: str | None = None
     baseline: str | None = None
+    iso_cost: str | None = None
     temperature_scaling: str | None = None
     keep_checkpoints: str | None = None
     weights: str | None = None

@@ -238,6 +238,7 @@ class Options(Record):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     keep_weights: bool = True
     keep_logits: bool = True
+    logits_every: Count = 0
     keep_checkpoints: bool = False
     eval_every: Count = 0
     timeout_s: float | None = None

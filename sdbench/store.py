@@ -4,7 +4,7 @@
         started.json   written first: a record with status "interrupted", for boards made meanwhile
         trial.json     the result, written last
         curve.jsonl    one line per epoch
-        network.safetensors, logits.safetensors, checkpoint/, log.txt (of a trial that failed)
+        network.safetensors, logits.safetensors, epoch_logits/, checkpoint/, log.txt (of a trial that failed)
         .lock          held by the process that works on the trial
 
 Not covered: two machines that write to one folder over a network file system without locks.
@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,13 +32,23 @@ from sdbench.errors import EnvironmentProblem
 from sdbench.spec import SCHEMA_VERSION, Trial, TrialResult, TrialSpec
 
 MAX_RECORD_BYTES = 16 * 2**20
+MAX_RECORD_VALUES = 100_000
+"""Commas in a record's text: a bound of what reading it can take, which bytes alone do not give."""
+
 _ZERO = "0" * 64
+
+EPOCH_LOGITS = "epoch_logits"
+"""The folder, in a trial's own, of the test set's logits after epochs before the last."""
 
 AnyRecord = TypeVar("AnyRecord", TrialResult, ProfileResult)
 
 
 class DamagedRecord(Exception):
-    """A record that cannot be trusted; the text says why."""
+    """A record that cannot be trusted; the text says why. kind: "unreadable", "schema", "newer" or "checksum"."""
+
+    def __init__(self, reason: str, kind: str = "unreadable") -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -109,13 +120,18 @@ def read_sealed(path: Path, kind: type[AnyRecord], newest_schema: int) -> AnyRec
     cannot be trusted, FileNotFoundError where there is none."""
     name = "trial.json" if kind is TrialResult else path.name
     try:
-        if path.stat().st_size > MAX_RECORD_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DamagedRecord("not a plain file")
+        if status.st_size > MAX_RECORD_BYTES:
             raise DamagedRecord(f"larger than {MAX_RECORD_BYTES} bytes")
         text = path.read_bytes().decode()
+        if text.count(",") > MAX_RECORD_VALUES:
+            raise DamagedRecord(f"more than {MAX_RECORD_VALUES} values")
         version = re.search(r'"schema_version": (\d{1,9}),', text)
         if version and int(version[1]) > newest_schema:
             raise DamagedRecord(
-                f"schema {version[1]} is newer than this sdbench reads ({newest_schema}); upgrade sdbench"
+                f"schema {version[1]} is newer than this sdbench reads ({newest_schema}); upgrade sdbench", "newer"
             )
         record = kind.model_validate_json(text)
     except FileNotFoundError:
@@ -123,14 +139,15 @@ def read_sealed(path: Path, kind: type[AnyRecord], newest_schema: int) -> AnyRec
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the record"
-        raise DamagedRecord(f"{where}: {first['msg']}") from error
+        fault = "unreadable" if first["type"] == "json_invalid" else "schema"
+        raise DamagedRecord(f"{where}: {first['msg']}", fault) from error
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedRecord(f"{type(error).__name__}: {error}") from error
     mark = f'"{name}": "'
     expected = record.checksums.get(name, "")
     opened = text.replace(mark + expected, mark + _ZERO)
     if hashlib.sha256(opened.encode()).hexdigest() != expected:
-        raise DamagedRecord("its checksum does not match: it was changed after it was written")
+        raise DamagedRecord("its checksum does not match: it was changed after it was written", "checksum")
     return record
 
 
@@ -219,7 +236,8 @@ class Store:
         folder = self.folder(result.spec, result.trial_id)
         sums = {}
         if name == "trial.json":
-            for sibling in ("curve.jsonl", "network.safetensors", "logits.safetensors"):
+            epochs = [f"{EPOCH_LOGITS}/{path.name}" for path in sorted((folder / EPOCH_LOGITS).glob("*.safetensors"))]
+            for sibling in ("curve.jsonl", "network.safetensors", "logits.safetensors", *epochs):
                 if (folder / sibling).exists():
                     sums[sibling] = sha256(folder / sibling)
             damaged = folder / name

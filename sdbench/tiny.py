@@ -66,11 +66,11 @@ class TinyTask:
         return models.build(self.network, self.num_classes, self.image_size)
 
     def session(self, trial: Trial) -> Session:
-        """The trial's session on the CPU; a method of several generations gets a teacher."""
+        """The trial's session on the CPU; a method that is taught gets a teacher."""
         device = torch.device("cpu")
         configure(trial.spec, device)
         teacher = None
-        if registry.build(trial.spec.method, trial.spec.params).generations > 1:
+        if registry.build(trial.spec.method, trial.spec.params).taught:
             torch.manual_seed(1)
             teacher = self.build_network().frozen_copy()
         return assemble(trial, device, tiny_data(self), self.build_network, teacher)

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from sdbench import checkpoint, environment
+from sdbench import checkpoint, environment, kept
 from sdbench.assembly import open_session
 from sdbench.errors import TrialInterrupted
 from sdbench.evaluate import evaluate
@@ -26,7 +25,7 @@ from sdbench.method import Terms
 from sdbench.schedule import learning_rate
 from sdbench.session import Session
 from sdbench.spec import Cost, Metrics, Options, Pairing, Provenance, Scaled, Status, StepKind, Trial, TrialResult
-from sdbench.store import Store, append_line, replacing, write_curve
+from sdbench.store import Store, append_line, write_curve
 from sdbench.temperature import rescore
 
 CLOCKS = ("train_s", "process_s", "eval_s", "setup_s")
@@ -126,9 +125,12 @@ def _train(session: Session, progress: Progress, folder: Path, options: Options,
         line = _train_epoch(session, progress, epoch, stop)
         began = time.perf_counter()
         last = epoch == epochs - 1
-        if last or (options.eval_every and (epoch + 1) % options.eval_every == 0):
+        keeps = kept.wants(options, epoch + 1)
+        if last or keeps or (options.eval_every and (epoch + 1) % options.eval_every == 0):
             scored = logits, labels = session.test_logits()
             line["top1"] = (logits.argmax(1) == labels).double().mean().item()
+            if keeps:
+                kept.write_epoch(folder, epoch + 1, logits, labels)
         progress.clocks["eval_s"] += time.perf_counter() - began
         progress.curve.append(line)
         progress.epoch = epoch + 1
@@ -142,10 +144,10 @@ def _train(session: Session, progress: Progress, folder: Path, options: Options,
     scores = Scores(evaluate(logits, labels), rescore(logits, labels, *held_out) if held_out else None)
     progress.clocks["eval_s"] += time.perf_counter() - began
     progress.timing_problems += environment.timing_problems(session.device, options.packed)
-    kept = {"logits": logits, "labels": labels}
+    tensors = {"logits": logits, "labels": labels}
     if held_out is not None:
-        kept |= {"validation_logits": held_out[0], "validation_labels": held_out[1]}
-    _write_tensors(session, folder, options, kept)
+        tensors |= {"validation_logits": held_out[0], "validation_labels": held_out[1]}
+    kept.write_last(folder, options, session.network.state_dict(), tensors)
     return scores
 
 
@@ -201,18 +203,7 @@ def _resume(session: Session, progress: Progress, folder: Path) -> None:
             setattr(progress, key, value)
         progress.resumes.append(progress.epoch)
     write_curve(folder / "curve.jsonl", progress.curve)
-
-
-def _write_tensors(session: Session, folder: Path, options: Options, tensors: dict[str, Tensor]) -> None:
-    """The network's weights, and logits, in half precision, with their labels."""
-    if options.keep_weights:
-        weights = {k: v.detach().cpu().contiguous() for k, v in session.network.state_dict().items()}
-        with replacing(folder / "network.safetensors") as temporary:
-            safetensors.torch.save_file(weights, temporary)
-    if options.keep_logits:
-        kept = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in tensors.items()}
-        with replacing(folder / "logits.safetensors") as temporary:
-            safetensors.torch.save_file(kept, temporary)
+    kept.cut_back(folder, progress.epoch)
 
 
 def _record(

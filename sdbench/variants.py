@@ -13,15 +13,20 @@ from sdbench.spec import Value
 
 
 def choose_variants(
-    items: Sequence[str], datasets: Sequence[str], problems: Problems
+    items: Sequence[str], datasets: Sequence[str], problems: Problems, *, named_teachers: bool = False
 ) -> dict[str, list[tuple[str, dict[str, Value]]]]:
-    """Per data set, the method variants with all their hyper-parameters."""
-    known = registry.names()
+    """Per data set, the method variants with all their hyper-parameters.
+
+    named_teachers: True where a teacher is to be had; without, methods that want one are refused, and no pattern
+    means them.
+    """
     plain: list[str] = []
     chosen: list[tuple[list[str], list[dict[str, str]]]] = []
     for item in items:
         if "[" not in item and "+" not in item:
             plain.append(item)
+    meant = {item.removeprefix("^") for item in plain}
+    known = [n for n in registry.names() if named_teachers or n in meant or not registry.get(n).wants_teacher]
     names = problems.attempt(lambda: select("method", plain, known)) or []
     chosen += [([name], [{}]) for name in names]
     for item in items:
@@ -36,7 +41,14 @@ def choose_variants(
             continue
         for dataset in variants:
             built = problems.attempt(lambda n=members_names, c=checked, d=dataset: _variant(n, c, d))  # type: ignore[misc]
-            if built is not None and built not in variants[dataset]:
+            if built is None:
+                continue
+            if not named_teachers and registry.build(*built).wants_teacher:
+                problems.found.append(
+                    f"{built[0]} learns from a finished network that is named, and a run names none; "
+                    "see `sdbench distill --help`"
+                )
+            elif built not in variants[dataset]:
                 variants[dataset].append(built)
     return variants
 

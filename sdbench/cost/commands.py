@@ -12,11 +12,12 @@ from sdbench import environment, registry
 from sdbench.cost import archive, formats
 from sdbench.cost.claims import judge_claims, load_claims
 from sdbench.cost.claims_formats import render
+from sdbench.cost.claims_records import ClaimsTable
 from sdbench.cost.evidence import Wanted, gains, profiled
 from sdbench.cost.groups import groups, together
 from sdbench.cost.profile import profile
 from sdbench.cost.records import ProfileResult
-from sdbench.cost.request import ProfilePlan, ProfileRequest, make_plans
+from sdbench.cost.request import ProfilePlan, ProfileRequest, Sweep, make_plans
 from sdbench.cost.setting import Told
 from sdbench.errors import EnvironmentProblem, UserError, unknown
 from sdbench.identity import method_source
@@ -33,21 +34,31 @@ def run_profile(request: ProfileRequest, command: Sequence[str], *, quiet: bool,
     130 after Ctrl-C, when what was measured until then is kept. Many methods are measured in groups."""
     from sdbench.cost import scaling
 
-    sweep, plans = make_plans(request, command)
-    root = results_folder(request.results)
     told = silent if quiet else to_stderr
-    require_device(plans[0].options.device)
-    parts = [groups(plan, limited=request.max_seconds is not None) for plan in plans]
-    kept, trouble = _measure([part for each in parts for part in each], root, told)
-    size = len(parts[0])
-    found = [together(kept[i : i + size]) for i in range(0, len(kept), size)]
+    sweep, found, code = profiles(request, command, told)
+    root = results_folder(request.results)
     if sweep.quantity:
         picture = scaling.plot(sweep, found, root / "profiles")
         told(f"drawn in {picture.relative_to(root.parent)}")
         answer = formats.json_text(scaling.document(sweep, found)) if as_json else scaling.text(sweep, found)
     else:
         answer = formats.json_text(formats.document(found[0])) if as_json else formats.text(found[0])
-    return answer, max(trouble, *map(exit_code, found))
+    return answer, code
+
+
+def profiles(
+    request: ProfileRequest, command: Sequence[str] = (), told: Told | None = None
+) -> tuple[Sweep, list[ProfileResult], int]:
+    """Profile a setting, or each of a sweep, and keep the records: the sweep, a profile per value (one without a
+    sweep), those of several groups put together, and the exit code."""
+    sweep, plans = make_plans(request, command)
+    root = results_folder(request.results)
+    require_device(plans[0].options.device)
+    parts = [groups(plan, limited=request.max_seconds is not None) for plan in plans]
+    kept, trouble = _measure([part for each in parts for part in each], root, told or silent)
+    size = len(parts[0])
+    found = [together(kept[i : i + size]) for i in range(0, len(kept), size)]
+    return sweep, found, max(trouble, *map(exit_code, found))
 
 
 def _measure(plans: Sequence[ProfilePlan], root: Path, told: Told) -> tuple[list[ProfileResult], int]:
@@ -85,10 +96,18 @@ def exit_code(result: ProfileResult) -> int:
 def run_claims(
     request: ProfileRequest, command: Sequence[str], format_name: str, *, measure: bool, quiet: bool
 ) -> tuple[str, int]:
-    """What papers claim beside what was measured here; with ``measure``, what no profile of this machine has yet is
-    profiled first. Exit code as of ``run_profile``."""
+    """What papers claim beside what was measured here, as text; as ``judged``."""
     if format_name not in FORMATS:
         raise UserError(unknown("format", format_name, FORMATS))
+    table, code = judged(request, command, silent if quiet else to_stderr, measure=measure)
+    return render(table, format_name), code
+
+
+def judged(
+    request: ProfileRequest, command: Sequence[str] = (), told: Told | None = None, *, measure: bool
+) -> tuple[ClaimsTable, int]:
+    """What papers claim beside what was measured here; with ``measure``, what no profile of this machine has yet is
+    profiled first. Exit code as of ``profiles``."""
     known = set(registry.names())
     for plugin in request.plugin:
         registry.load_plugin(plugin)
@@ -98,7 +117,7 @@ def run_claims(
     _, plans = make_plans(request.model_copy(update={"methods": tuple(asked), "plugin": ()}), command)
     plan = plans[0]
     root = results_folder(request.results) if measure else existing_folder(request.results)
-    code = _measure_missing(plan, root, silent if quiet else to_stderr, request) if measure else 0
+    code = _measure_missing(plan, root, told or silent, request) if measure else 0
     chosen = request.model or request.classes
     wanted = _wanted(plan)
     if not measure:
@@ -108,7 +127,7 @@ def run_claims(
     if request.methods:
         shown = {c.name for c in plan.contestants}
         table = table.model_copy(update={"rows": tuple(row for row in table.rows if row.method in shown)})
-    return render(table, format_name), code
+    return table, code
 
 
 def _measure_missing(plan: ProfilePlan, root: Path, told: Told, request: ProfileRequest) -> int:

@@ -97,6 +97,7 @@ def _needs(contestant: Contestant, tried: nn.Module, auxiliary: int) -> tuple[st
         f"{method.views} augmentations of each image": method.views > 1,
         f"{method.partners} further image{'s' * (method.partners > 1)} of the same class": method.partners > 0,
         f"{method.generations} trainings in a row": method.generations > 1,
+        "a finished network that is named": method.wants_teacher,
         "held-out images": method.wants_validation,
         "mixed images": mixes(method),
         "features of the network": not _works_on_logits(contestant),
@@ -120,7 +121,7 @@ def _works_on_logits(contestant: Contestant) -> bool:
         labels=torch.arange(count) % classes,
         index=torch.arange(count),
     )
-    teacher = network.frozen_copy() if method.generations > 1 else None
+    teacher = network.frozen_copy() if method.taught else None
     try:
         method.setup(Task(classes, SMALL.num_train, count, EPOCHS, teacher, generator), network)
         method.before_epoch(0, EPOCHS)

@@ -12,7 +12,7 @@ from sdbench.cost.setting import Contestant, noise_count
 from sdbench.environment import public_command
 from sdbench.errors import UserError, unknown
 from sdbench.request import Problems
-from sdbench.selectors import parse_duration, select, split_list
+from sdbench.selectors import parse_duration, split_list
 from sdbench.spec import Options, Record, StepKind
 from sdbench.variants import choose_variants
 
@@ -97,7 +97,8 @@ def _contestants(request: ProfileRequest, dataset: str, problems: Problems) -> t
     base = registry.baseline_name()
     wanted = split_list(request.methods) or list(registry.core_names())
     found = choose_variants([base], [dataset], problems)[dataset]
-    found += [(name, params) for name, params in choose_variants(wanted, [dataset], problems)[dataset] if name != base]
+    others = choose_variants(wanted, [dataset], problems, named_teachers=True)[dataset]
+    found += [(name, params) for name, params in others if name != base]
     names = [name for name, _ in found]
     for name in sorted({name for name in names if names.count(name) > 1}):
         problems.found.append(f"{name} is asked for with several sets of parameters; profile one at a time")
@@ -123,7 +124,8 @@ def _sweep(request: ProfileRequest, problems: Problems) -> Sweep:
 def _setting(request: ProfileRequest, dataset: str, problems: Problems) -> Setting | None:
     before = len(problems.found)
     network = request.model or DEFAULT_NETWORK
-    problems.attempt(lambda: select("network", [network], list(zoo.MODELS)))
+    if (named := problems.attempt(lambda: zoo.choose([network]))) and named != [network]:
+        problems.found.append(f"--model {network}: a profile is of one network; name one of {', '.join(named)}")
     classes = problems.number("classes", request.classes, int, 2, 1_000_000)
     size = problems.number("image_size", request.image_size, int, 8, 4096)
     batch_size = problems.number("batch_size", request.batch_size, int, 2, 1_000_000) or 128

@@ -108,7 +108,7 @@ def trial_of(setting: Setting, contestant: Contestant, fingerprint: str) -> Tria
 
 
 def open_session(setting: Setting, contestant: Contestant, dataset: DataSet, device: torch.device) -> Session:
-    """The contestant's session. Methods of several generations get a teacher with random weights.
+    """The contestant's session. Methods that are taught get a teacher with random weights.
 
     Raises whatever the method's constructor and ``setup`` raise.
     """
@@ -119,7 +119,7 @@ def open_session(setting: Setting, contestant: Contestant, dataset: DataSet, dev
         return models.build(setting.network, dataset.num_classes, setting.image_size)
 
     teacher = None
-    if registry.build(contestant.name, contestant.params).generations > 1:
+    if registry.build(contestant.name, contestant.params).taught:
         torch.manual_seed(1)
         fresh: Network = build_network().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         teacher = fresh.frozen_copy()

@@ -68,7 +68,7 @@ def _set_up(setting: Setting, contestant: Contestant, num_classes: int, num_trai
             num_train=num_train,
             batch_size=setting.batch_size,
             epochs=200,
-            teacher=network.frozen_copy() if method.generations > 1 else None,
+            teacher=network.frozen_copy() if method.taught else None,
             generator=torch.Generator(),
         ),
         network,

@@ -116,6 +116,19 @@ class DataSet(ABC):
         everything = torch.arange(self.num_test)
         return self._labelled("test", everything, self._test_labels, batch_size, dtype)
 
+    def train_batches(
+        self, batch_size: int, dtype: torch.dtype = torch.float32, most: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training images as they are, without augmentation and in a fixed order, with their labels.
+
+        most: that many of them at most, the same ones each time, drawn without regard to their classes.
+        """
+        chosen = torch.arange(self.num_train)
+        if most is not None and most < self.num_train:
+            chosen = torch.randperm(self.num_train, generator=torch.Generator().manual_seed(0))[:most].sort().values
+        labels = self._labels.index_select(0, chosen.to(self.device))
+        return self._labelled("train", self._kept[chosen], labels, batch_size, dtype)
+
     def validation_batches(
         self, batch_size: int, dtype: torch.dtype = torch.float32
     ) -> Iterator[tuple[Tensor, Tensor]]:

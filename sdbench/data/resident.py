@@ -100,5 +100,9 @@ class ResidentSet(DataSet):
             ]
 
     def _plain(self, part: Part, positions: Tensor, batch_size: int) -> Iterator[Tensor]:
-        # Of the training images, only the held-out ones are ever shown as they are.
-        yield from in_chunks(self._test if part == "test" else self._validation, batch_size)
+        if part == "test" or torch.equal(positions, self._held):
+            yield from in_chunks(self._test if part == "test" else self._validation, batch_size)
+            return
+        images = self._sized()
+        for chosen in in_chunks(torch.searchsorted(self._kept, positions), batch_size):
+            yield images.index_select(0, chosen.to(self.device))
