@@ -1,4 +1,4 @@
-"""From a results folder to boards on screen and on disk, and one trial in full. No torch."""
+"""From a results folder to boards on screen and on disk, comparisons, and one trial in full. No torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from sdbench import comparison
+from sdbench.comparison_gate import parse_conditions
+from sdbench.comparison_records import METRICS, Comparison
+from sdbench.comparison_text import FORMATS, outcome_text, render_comparison
 from sdbench.cost import archive
 from sdbench.cost.archive import Profiles
 from sdbench.errors import UserError, unknown
 from sdbench.leaderboard import build_board
 from sdbench.leaderboard_formats import SUFFIXES, render, write_boards
+from sdbench.leaderboard_records import Board
 from sdbench.selectors import split_list
 from sdbench.spec import TrialResult
 from sdbench.store import Damaged, Scan, Store, read_curve
@@ -66,9 +71,14 @@ def leaderboard(results: str, format_name: str, chosen: Filter) -> tuple[str, in
     """The board as text and the exit code: 1 where a record is damaged. Writes the boards to disk too."""
     if format_name not in SUFFIXES:
         raise UserError(unknown("format", format_name, SUFFIXES))
-    root = Path(results).expanduser().absolute()
-    if not root.is_dir():
-        raise UserError(f"no results folder {results}; `sdbench run` makes one, or give another with --results")
+    board, damaged = read_board(results, chosen, write_files=True)
+    return render(board, format_name), 1 if damaged else 0
+
+
+def read_board(results: str, chosen: Filter, *, write_files: bool = False) -> tuple[Board, int]:
+    """The board of the trials chosen, and how many records are damaged. write_files: the boards of all trials are
+    written under the results folder as well. Raises UserError where no trial is found."""
+    root = _folder(results)
     scan, profiles = _read(root)
     if not scan.results and profiles.results:
         raise UserError(
@@ -80,9 +90,80 @@ def leaderboard(results: str, format_name: str, chosen: Filter) -> tuple[str, in
         have = sorted({f"{r.spec.method} on {r.spec.dataset}" for r in scan.results})
         raise UserError(f"no trial under {results} matches; it has {', '.join(have) or 'none'}")
     damaged = _sentences([*scan.damaged, *profiles.damaged])
-    write_boards(build_board(scan.results, damaged=damaged, profiles=profiles.results), root)
-    board = build_board(kept, damaged=damaged, profiles=profiles.results)
-    return render(board, format_name), 1 if damaged else 0
+    if write_files:
+        write_boards(build_board(scan.results, damaged=damaged, profiles=profiles.results), root)
+    return build_board(kept, damaged=damaged, profiles=profiles.results), len(damaged)
+
+
+def compare(
+    results: str,
+    names: Sequence[str],
+    chosen: Filter,
+    *,
+    reference: str | None = None,
+    metric: str = "top1",
+    fail_if: Sequence[str] = (),
+    format_name: str = "text",
+) -> tuple[str, int]:
+    """A comparison (``compared``) as text and the exit code: 4 where a condition of ``fail_if`` holds or cannot be
+    decided, else 1 where a record is damaged. format_name: text, md or json.
+    """
+    if format_name not in FORMATS:
+        raise UserError(unknown("format", format_name, FORMATS))
+    found, damaged = compared(results, names, chosen, reference=reference, metric=metric, fail_if=fail_if)
+    for outcome in found.failed:
+        print(outcome_text(outcome), file=sys.stderr)
+    return render_comparison(found, format_name), 4 if found.failed else 1 if damaged else 0
+
+
+def compared(
+    results: str,
+    names: Sequence[str],
+    chosen: Filter,
+    *,
+    reference: str | None = None,
+    metric: str = "top1",
+    fail_if: Sequence[str] = (),
+) -> tuple[Comparison, int]:
+    """A comparison (``comparison.compare``) of the trials chosen, and how many records are damaged.
+
+    names, fail_if: items may be comma-separated lists. metric: of ``comparison_records.METRICS``. Raises UserError for
+    whatever cannot be read or found.
+    """
+    if metric not in METRICS:
+        raise UserError(unknown("metric", metric, METRICS))
+    conditions = parse_conditions(split_list(fail_if))
+    scan, profiles = _read(_folder(results))
+    kept = [result for result in scan.results if chosen.keeps(result)]
+    if not kept:
+        raise UserError(_nothing_kept(results, chosen, scan.results))
+    damaged = _sentences([*scan.damaged, *profiles.damaged])
+    found = comparison.compare(
+        kept, split_list(names), reference=reference, metric=metric, fail_if=conditions, profiles=profiles.results,
+        damaged=damaged,
+    )  # fmt: skip
+    return found, len(damaged)
+
+
+def _nothing_kept(results: str, chosen: Filter, have: Iterable[TrialResult]) -> list[str]:
+    """Which of the options matches no trial, with near matches."""
+    specs = [result.spec for result in have]
+    if not specs:
+        return [f"no trial under {results}; `sdbench run` trains"]
+    given = {"dataset": chosen.datasets, "network": chosen.networks, "protocol": tuple(filter(None, [chosen.protocol]))}
+    problems = []
+    for kind, patterns in given.items():
+        known = {str(getattr(spec, kind)) for spec in specs}
+        problems += [unknown(kind, p, known) for p in patterns if not any(_any((p,), name) for name in known)]
+    return problems or [f"no trial under {results} is of these data sets, networks and protocol at once"]
+
+
+def _folder(results: str) -> Path:
+    """The results folder. Raises UserError where there is none."""
+    root = Path(results).expanduser().absolute()
+    if not root.is_dir():
+        raise UserError(f"no results folder {results}; `sdbench run` makes one, or give another with --results")
+    return root
 
 
 def write(store: Store) -> Path:
@@ -114,6 +195,13 @@ def _sentences(damaged: Iterable[Damaged]) -> list[str]:
 
 
 def show(results: str, wanted: str, as_json: bool) -> str:
+    """One trial as a card or JSON; as ``find_trial``."""
+    result = find_trial(results, wanted)
+    root = Path(results).expanduser().absolute()
+    return result.model_dump_json(indent=1) if as_json else _card(result, Store(root))
+
+
+def find_trial(results: str, wanted: str) -> TrialResult:
     """One trial: by its id, the beginning of one, or its folder. Raises UserError where none or several match."""
     root = Path(results).expanduser().absolute()
     name = Path(wanted).name
@@ -122,8 +210,7 @@ def show(results: str, wanted: str, as_json: bool) -> str:
         known = ", ".join(sorted(r.trial_id for r in found)[:5])
         many = f"{len(found)} trials begin with {name!r} ({known} ...); give more digits"
         raise UserError(many if found else f"no trial {wanted!r} under {results}; see `sdbench list runs`")
-    result = found[0]
-    return result.model_dump_json(indent=1) if as_json else _card(result, Store(root))
+    return found[0]
 
 
 def _card(result: TrialResult, store: Store) -> str:

@@ -32,24 +32,30 @@ METRICS = {
 
 
 def listing(kind: str, plugins: Sequence[str], results: str, as_json: bool) -> str:
-    """The table of one kind of thing, or a JSON list of objects. Raises UserError for another kind."""
+    """The table of one kind of thing, or a JSON list of objects; as ``rows``."""
+    found = rows(kind, plugins, results, counted=as_json)
+    if as_json:
+        return json.dumps(found, indent=1)
+    if not found:
+        return f"no {kind} under {results}; sdbench run makes some"
+    shown = [{key: _cell(value) for key, value in row.items()} for row in found]
+    return tabulate(shown, headers="keys", tablefmt="simple", disable_numparse=True)
+
+
+def rows(kind: str, plugins: Sequence[str], results: str, *, counted: bool) -> list[dict[str, Any]]:
+    """One kind of thing as rows of plain values. counted: methods with their needs and passes, which takes seconds.
+    Raises UserError for another kind."""
     if kind not in KINDS:
         raise UserError(unknown("list", kind, KINDS))
     readers: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "methods": lambda: _methods(plugins, counted=as_json),
+        "methods": lambda: _methods(plugins, counted=counted),
         "datasets": _datasets,
         "models": _models,
         "protocols": _protocols,
         "metrics": lambda: [{"name": name, "meaning": text} for name, text in METRICS.items()],
         "runs": lambda: _runs(results),
     }
-    rows = readers[kind]()
-    if as_json:
-        return json.dumps(rows, indent=1)
-    if not rows:
-        return f"no {kind} under {results}; sdbench run makes some"
-    shown = [{key: _cell(value) for key, value in row.items()} for row in rows]
-    return tabulate(shown, headers="keys", tablefmt="simple", disable_numparse=True)
+    return readers[kind]()
 
 
 def _cell(value: object) -> str:
@@ -80,7 +86,7 @@ def _datasets() -> list[dict[str, Any]]:
 def _models() -> list[dict[str, Any]]:
     from sdbench import zoo
 
-    return [{"name": info.name, "summary": info.summary} for info in zoo.MODELS.values()]
+    return [{"name": info.name, "summary": info.summary} for info in (*zoo.MODELS.values(), *zoo.PATTERNS)]
 
 
 def _protocols() -> list[dict[str, Any]]:
@@ -110,19 +116,33 @@ def _runs(results: str) -> list[dict[str, Any]]:
 
 
 def card(name: str, plugins: Sequence[str], as_json: bool) -> str:
-    """The card of a method, data set, network or protocol. Raises UserError for an unknown name."""
+    """The card of a method, data set, network or protocol as text or JSON; as ``entry``."""
+    from sdbench import cards
+    from sdbench.spec import Record
+
+    found = entry(name, plugins)
+    if isinstance(found, cards.MethodCard):
+        return found.model_dump_json(indent=1) if as_json else cards.text(found)
+    if isinstance(found, Record):
+        return found.model_dump_json(indent=1)
+    plain = found if isinstance(found, dict) else asdict(found)
+    return json.dumps(plain, indent=1) if as_json else tabulate(list(plain.items()), tablefmt="plain")
+
+
+def entry(name: str, plugins: Sequence[str]) -> Any:
+    """What is known under a name: a MethodCard, a Protocol, a DatasetInfo, a network's ModelInfo, or for a network
+    of timm a dict. Raises UserError for an unknown name."""
     from sdbench import cards, data, registry, zoo
     from sdbench.protocol import PROTOCOLS
+    from sdbench.timm_models import TIMM
 
     for plugin in plugins:
         registry.load_plugin(plugin)
     if name in registry.names():
-        known = cards.method_card(name)
-        return known.model_dump_json(indent=1) if as_json else cards.text(known)
-    if name in PROTOCOLS:
-        return PROTOCOLS[name].model_dump_json(indent=1)
-    for found in (data.DATASETS.get(name), zoo.MODELS.get(name)):
-        if found is not None:
-            plain = asdict(found)
-            return json.dumps(plain, indent=1) if as_json else tabulate(list(plain.items()), tablefmt="plain")
+        return cards.method_card(name)
+    for known in (PROTOCOLS, data.DATASETS, zoo.MODELS):
+        if name in known:
+            return known[name]
+    if name.startswith(TIMM):
+        return {"name": ", ".join(zoo.choose([name])), "summary": zoo.PATTERNS[0].summary}
     raise UserError(unknown("name", name, [*registry.names(), *data.DATASETS, *zoo.MODELS, *PROTOCOLS]))

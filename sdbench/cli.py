@@ -36,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+ISO_COST = "also ce for as many epochs as each method costs by its profile: what longer training alone would give"
 SCALING = "hold out a tenth of the training images for every method; NLL, ECE before and after scaling by them"
 
 
@@ -86,8 +87,10 @@ def run(
     workers: Annotated[Text, typer.Option(help="decoding processes of a streamed data set")] = None,
     compile_: Annotated[Text, typer.Option("--compile", help="auto, off or graph (GPU): how steps run")] = None,
     eval_every: Annotated[Text, typer.Option(help="log test accuracy every N epochs; 0 never")] = None,
+    keep_logits: Annotated[Text, typer.Option(help="every:N: test-set logits every N epochs too")] = None,
     rerun: Annotated[Text, typer.Option(help="none, failed or all")] = None,
     baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="always add ce")] = True,
+    iso_cost: Annotated[bool, typer.Option("--iso-cost", help=ISO_COST)] = False,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="after the trial is done")] = False,
     temperature_scaling: Annotated[bool, typer.Option("--temperature-scaling", help=SCALING)] = False,
     weights: Annotated[bool, typer.Option("--weights/--no-weights", help="keep final weights")] = True,
@@ -103,7 +106,7 @@ def run(
     """
     flags = given(dict(locals()), "config", "dry_run", "quiet", "as_json")
     _switches(flags, True, "baseline", "weights", "logits")
-    _switches(flags, False, "keep_checkpoints", "temperature_scaling")
+    _switches(flags, False, "iso_cost", "keep_checkpoints", "temperature_scaling")
     with answers():
         from sdbench import commands
 

@@ -1,13 +1,13 @@
-"""What ``run`` and ``check`` do, as functions that return an exit code. Both need torch."""
+"""What ``run`` and ``check`` do, as functions that return records or an exit code. Both need torch."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,9 +15,12 @@ from sdbench import boards, registry
 from sdbench.errors import UserError
 from sdbench.plan import Plan, make_plan
 from sdbench.request import Request
-from sdbench.run import execute, summary, to_do
+from sdbench.run import Outcome, execute, summary, to_do
 from sdbench.selectors import select, split_list
 from sdbench.store import Store
+
+if TYPE_CHECKING:
+    from sdbench.checks import Finding
 
 
 def run(
@@ -35,13 +38,18 @@ def run(
     if dry_run:
         typer.echo(preview(plan, as_json))
         return 0
-    outcome = execute(plan, quiet=quiet)
-    written = boards.write(Store(Path(plan.results)))
+    outcome, written = carry_out(plan, quiet=quiet)
     board = boards.text_of(outcome.results, plan.baseline, "json" if as_json else "text", Path(plan.results))
     typer.echo(board, nl=False)
     for line in summary(plan, outcome, written):
         typer.echo(line, err=True)
     return outcome.exit_code
+
+
+def carry_out(plan: Plan, *, quiet: bool) -> tuple[Outcome, Path]:
+    """Run what is missing and write the boards; returns every trial's record, and the board to look at."""
+    outcome = execute(plan, quiet=quiet)
+    return outcome, boards.write(Store(Path(plan.results)))
 
 
 def preview(plan: Plan, as_json: bool) -> str:
@@ -68,7 +76,31 @@ def preview(plan: Plan, as_json: bool) -> str:
 
 
 def check(names: Sequence[str], plugins: Sequence[str], as_json: bool) -> int:
-    """Run the conformance checks; 0 if all passed."""
+    """Run the conformance checks and print what they find; 0 if all passed."""
+
+    def told(name: str, findings: Sequence[Finding]) -> None:
+        for finding in findings:
+            mark = "ok  " if finding.passed else "FAIL"
+            detail = "" if finding.passed else f": {finding.message}"
+            typer.echo(f"{mark} {name}: {finding.check} ({finding.seconds:.1f} s){detail}")
+
+    report = checked(names, plugins, _silent if as_json else told)
+    passed = [finding.passed for findings in report.values() for finding in findings]
+    if as_json:
+        typer.echo(json.dumps({name: [vars(f) for f in findings] for name, findings in report.items()}, indent=1))
+    else:
+        typer.echo(f"{sum(passed)} of {len(passed)} checks passed for {', '.join(report)}")
+    return 0 if all(passed) else 1
+
+
+def _silent(name: str, findings: Sequence[Finding]) -> None:
+    """Says nothing."""
+
+
+def checked(
+    names: Sequence[str], plugins: Sequence[str], told: Callable[[str, Sequence[Finding]], None] = _silent
+) -> dict[str, list[Finding]]:
+    """The findings of the conformance checks by method; ``told`` hears of each method when it is done."""
     from sdbench.checks import run_checks
 
     known_before = set(registry.names())
@@ -78,19 +110,8 @@ def check(names: Sequence[str], plugins: Sequence[str], as_json: bool) -> int:
     if not wanted:
         raise UserError("name the methods to check, or all, or give --plugin FILE; see `sdbench list methods`")
     chosen = select("method", wanted, registry.names())
-    report: dict[str, list[dict[str, Any]]] = {}
+    report = {}
     for name in chosen:
-        findings = run_checks(name)
-        report[name] = [vars(finding) for finding in findings]
-        if not as_json:
-            for finding in findings:
-                mark = "ok  " if finding.passed else "FAIL"
-                detail = "" if finding.passed else f": {finding.message}"
-                typer.echo(f"{mark} {name}: {finding.check} ({finding.seconds:.1f} s){detail}")
-    failed = sum(not finding["passed"] for findings in report.values() for finding in findings)
-    if as_json:
-        typer.echo(json.dumps(report, indent=1))
-    else:
-        total = sum(map(len, report.values()))
-        typer.echo(f"{total - failed} of {total} checks passed for {', '.join(chosen)}")
-    return 1 if failed else 0
+        report[name] = run_checks(name)
+        told(name, report[name])
+    return report

@@ -10,15 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from sdbench import Batch, Network, registry, wrap
 from sdbench.network import StagedNetwork
+from sdbench.plan import make_plan
+from sdbench.protocol import PROTOCOLS
+from sdbench.request import Request
 from sdbench.session import Session
-from sdbench.spec import Trial
+from sdbench.spec import Identity, Trial, TrialResult, TrialSpec
+from sdbench.store import Store, write_curve
 from sdbench.tiny import TinyTask
+from sdbench.train import run_trial
 
 torch.set_num_threads(1)
 
@@ -165,6 +172,42 @@ def image_batch() -> Callable[..., Batch]:
 
 
 @pytest.fixture
+def write_trial() -> Callable[..., Path]:
+    """``write_trial(root, method="ce", seed=0, top1=0.5, **changes)``: a finished trial with its files in the results
+    folder ``root``, as the trainer leaves it; returns its folder. changes: fields of the spec or of the record."""
+
+    def write(root: Path, method: str = "ce", seed: int = 0, top1: float = 0.5, **changes: Any) -> Path:
+        recipe = PROTOCOLS["demo"].recipe_for("crop", changes.pop("recipe", {}))
+        own = {key: changes.pop(key) for key in list(changes) if key in TrialSpec.model_fields}
+        named = {"dataset": "glyphs", "network": "resnet8", "protocol": "demo", **own}
+        spec = TrialSpec.model_validate({"method": method, "seed": seed, "recipe": recipe, **named})
+        identity = Identity(method_source=f"{method}-source", data_fingerprint="f", protocol_version="1")
+        trial, store = Trial(spec=spec, identity=identity), Store(root)
+        metrics = {"top1": top1, "top5": 1, "nll": 1 + seed / 8, "ece": 0.1, "brier": 0.4, "aurc": 0.2, "eaurc": 0.1}
+        cost = {"train_s": 1, "process_s": 1, "eval_s": 1, "setup_s": 1, "labelled_images": 8, "state_bytes": 0}
+        cost |= {"images_with_gradient": 8, "images_without_gradient": 0, "peak_memory_bytes": 1}
+        values = {
+            "trial_id": trial.id, "status": "ok", "baseline": "ce", "spec": spec, "identity": identity,
+            "metrics": metrics, "cost": {**cost, "auxiliary_parameters": 0, "timing_valid": True}, "num_classes": 3,
+            "pairing": {"initial_weights": f"w{seed}", "first_batch": f"b{seed}"}, "epochs_done": recipe.epochs,
+            "provenance": {
+                "versions": {"torch": "2.10.0"}, "device": "cpu", "cpu": "Example 9000",
+                "started": "2026-01-01T00:00:00.000+00:00", "finished": "2026-01-01T01:00:00.000+00:00",
+            },
+        }  # fmt: skip
+        result = TrialResult.model_validate({**values, **changes})
+        folder = store.folder(spec, trial.id)
+        if not folder.exists():
+            write_curve(folder / "curve.jsonl", [{"epoch": e, "top1": top1} for e in range(recipe.epochs)])
+            logits = {"logits": torch.zeros(4, 3, dtype=torch.float16), "labels": torch.zeros(4, dtype=torch.int64)}
+            safetensors.torch.save_file(logits, folder / "logits.safetensors")
+        store.write(result)
+        return folder
+
+    return write
+
+
+@pytest.fixture
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers, and the plug-ins that it loads, are forgotten after it."""
     registry.load_builtin()
@@ -207,3 +250,40 @@ def toy_trial(toys: None, toy_task: TinyTask) -> Callable[[str], Trial]:
 def open_toy(toy_trial: Callable[[str], Trial], toy_task: TinyTask) -> Callable[[str], Session]:
     """``open_toy("toy_base")``: a session of its trial, the network and the method fresh."""
     return lambda name: toy_task.session(toy_trial(name))
+
+
+class SmallWorld:
+    """A folder data set of noisy images whose class is their mean colour, and a results folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.results, self.pictures = root / "results", root / "pictures"
+        random = np.random.default_rng(0)
+        for part, count in (("train", 20), ("val", 8)):
+            for label in range(4):
+                folder = self.pictures / part / f"class{label}"
+                folder.mkdir(parents=True)
+                for i in range(count):
+                    noise = random.normal(60 + 30 * label, 40, (8, 8, 3)).clip(0, 255).astype(np.uint8)
+                    Image.fromarray(noise).save(folder / f"{i:03d}.png")
+
+    def flags(self, **given: Any) -> dict[str, Any]:
+        """Flags of a run on these images: resnet8, four epochs, float32."""
+        own = {"dataset": [f"folder:{self.pictures}"], "model": ["resnet8"], "results": str(self.results)}
+        fixed = {"protocol": "fixed", "epochs": "4", "batch_size": "16", "image_size": "8", "precision": "fp32"}
+        return {**own, **fixed, "engine": "local", "device": "cpu", **given}
+
+    def train(self, **given: Any) -> list[TrialResult]:
+        """Train all trials of a run in this process."""
+        plan = make_plan(Request.gather(self.flags(**given), None, {}))
+        return [run_trial(trial, Store(self.results), plan.options) for trial in plan.trials]
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
+    """ce and ls, seeds 0 and 1, with logits of every second epoch; not to be written to."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    world = SmallWorld(tmp_path_factory.mktemp("world"))
+    with torch.random.fork_rng(devices=[]):
+        world.train(methods=["ls"], seeds=["0-1"], keep_logits="every:2")
+    torch.use_deterministic_algorithms(deterministic)
+    return world

@@ -62,7 +62,7 @@ def test_help_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["--version", "leaderboard", "show x", "list runs", "profile --help"])
+@pytest.mark.parametrize("command", ["--version", "leaderboard", "show x", "list runs", "profile --help", "report"])
 def test_reading_commands_need_no_torch(command: str, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom sdbench.cli import app\n"
@@ -97,20 +97,39 @@ def test_a_method_imports_no_other_method_and_no_harness() -> None:
 
 LAYERS = [
     {"sdbench.cli"},
+    {"sdbench.report.commands"},
+    {"sdbench.report.page", "sdbench.report.plots"},
+    {"sdbench.report.figures", "sdbench.report.listings", "sdbench.report.plot_style"},
+    {"sdbench.report.charts"},
+    {"sdbench.report.costs"},
+    {"sdbench.report.material"},
+    {"sdbench.distill", "sdbench.analysis.questions"},
+    {"sdbench.analysis.trials", "sdbench.analysis.logits", "sdbench.analysis.planes", "sdbench.analysis.features"},
     {"sdbench.commands", "sdbench.boards", "sdbench.catalog", "sdbench.doctor", "sdbench.checks"},
     {"sdbench.cost.commands"},
     {"sdbench.cost.profile", "sdbench.cost.scaling"},
     {"sdbench.cost.request"},
     {"sdbench.run"},
-    {"sdbench.plan", "sdbench.variants", "sdbench.protocol", "sdbench.request"},
+    {"sdbench.teachers", "sdbench.distill_table"},
+    {"sdbench.plan", "sdbench.iso_cost", "sdbench.variants", "sdbench.protocol", "sdbench.request"},
     {"sdbench.engine", "sdbench.engine.local", "sdbench.engine.ray_tune"},
     {"sdbench.engine.supervise", "sdbench.engine.worker", "sdbench.engine.job"},
     {"sdbench.cost.memory", "sdbench.cost.counts", "sdbench.cost.energy", "sdbench.cost.state"},
     {"sdbench.cost.setting"},
-    {"sdbench.train", "sdbench.assembly", "sdbench.session", "sdbench.graph"},
+    {"sdbench.train", "sdbench.assembly", "sdbench.session", "sdbench.graph", "sdbench.kept"},
     {"sdbench.data", "sdbench.models", "sdbench.evaluate", "sdbench.temperature"},
+    {"sdbench.zoo"},
+    {"sdbench.timm_models"},
     {"sdbench.parts"},
-    {"sdbench.registry", "sdbench.network", "sdbench.method"},
+    {
+        "sdbench.registry",
+        "sdbench.network",
+        "sdbench.method",
+        "sdbench.wrapped",
+        "sdbench.watching",
+        "sdbench.remainder",
+        "sdbench.anatomy",
+    },
     {"sdbench.cost.archive"},
     {"sdbench.store"},
     {"sdbench.cost.verdict", "sdbench.cost.timing"},

@@ -1,0 +1,178 @@
+"""``sdbench merge``: trials and profiles of other stores into one, each folder as a whole or not at all.
+
+A record is copied with its files into a hidden folder of the destination, its checksums are verified on the copy, and
+the copy takes its place by one rename, or by one exchange where an older record stands there. A kill at any moment
+leaves every record of the destination as it was or as it became; what it left half-copied, the next merge removes.
+
+Not covered: two machines that merge into one folder over a network file system without locks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from filelock import FileLock
+
+from sdbench.errors import EnvironmentProblem, UserError, unknown
+from sdbench.merging_copies import (
+    Refused,
+    Standing,
+    copied,
+    exchange,
+    held,
+    keep_damaged,
+    move_in,
+    recover,
+    source,
+    standing_at,
+)
+from sdbench.spec import Record
+from sdbench.store import Store
+from sdbench.validation_files import TREES, Found, search
+
+Keep = Literal["newest", "oldest", "fail"]
+Outcome = Literal["copied", "already there", "replaced", "refused"]
+
+LOCK = ".merging.lock"
+SOURCE_BUSY = "a process still works on it; merge again when it is done"
+TARGET_BUSY = "a process works on this trial in the destination; merge again when it is done"
+
+
+class Merged(Record):
+    """What became of one record of a source. place: its file. target: its folder in the destination, empty where the
+    record could not be read."""
+
+    outcome: Outcome
+    place: str
+    target: str = ""
+    reason: str = ""
+
+    @property
+    def text(self) -> str:
+        """One line of printable characters."""
+        line = f"{self.outcome}: {self.place}{': ' + self.reason if self.reason else ''}"
+        return "".join(c if c.isprintable() else " " for c in line)
+
+
+class Merge(Record):
+    """What a merge did, record by record."""
+
+    into: str
+    records: tuple[Merged, ...]
+
+    def count(self, outcome: Outcome) -> int:
+        return sum(each.outcome == outcome for each in self.records)
+
+    @property
+    def text(self) -> str:
+        """What was replaced, refused or kept for a reason, and how many of each outcome."""
+        told = [each.text for each in self.records if each.reason]
+        counts = ", ".join(f"{self.count(outcome)} {outcome}" for outcome in get_args(Outcome))
+        return "\n".join([*told, f"{counts}; in {self.into}"])
+
+
+def merge(sources: Sequence[str], into: str | None, keep: str = "newest") -> Merge:
+    """Copy the trials and profiles of other results folders into one, which is made where it is missing.
+
+    Of two records of one trial, one that finished wins over one that failed, and that over one that was interrupted.
+    Between two that finished, or two that failed, ``keep`` decides: the one made last ("newest"), or first ("oldest"),
+    or the destination's, while the source's is refused ("fail"). Of two that were interrupted the one with more epochs
+    stays. A record that stands there already, to the byte, is left alone. Damaged records, and those on which a
+    process works, are refused. Raises UserError where a path is no results folder or source and destination are the
+    same, EnvironmentProblem where ``into`` cannot be written.
+    """
+    if keep not in get_args(Keep):
+        raise UserError(f"--keep: {unknown('value', keep, get_args(Keep))}")
+    if into is None:
+        raise UserError("name the folder to merge into: --into results")
+    roots = _sources(sources, into)
+    store = Store(Path(into).expanduser().absolute())
+    store.prepare()
+    try:
+        with FileLock(store.root / LOCK):
+            recover(store.root)
+            records = [_merged(found, store.root, keep) for root in roots for found in _found(root)]
+            recover(store.root)
+    except OSError as error:
+        problem = f"{into} cannot be written ({error.strerror or error}); what was merged stays, merge again"
+        raise EnvironmentProblem(problem) from error
+    return Merge(into=into, records=tuple(records))
+
+
+def _sources(sources: Sequence[str], into: str) -> list[str]:
+    """The source folders. Raises UserError with every problem."""
+    problems = []
+    target = Path(into).expanduser().resolve()
+    for name in sources:
+        root = Path(name).expanduser()
+        if not any((root / tree).is_dir() for tree in TREES):
+            problems.append(f"{name}: no results folder: it has neither trials/ nor profiles/")
+        elif root.resolve() == target:
+            problems.append(f"{name}: source and destination are the same folder; give another with --into")
+    if not sources:
+        problems.append("name the results folders to merge, such as: sdbench merge their/results --into results")
+    if problems:
+        raise UserError(problems)
+    return list(sources)
+
+
+def _found(root: str) -> list[Found]:
+    found = search(root)
+    return [*found.trials, *found.profiles]
+
+
+def _merged(found: Found, root: Path, keep: str) -> Merged:
+    """Copy one record, or say why not."""
+    target = ""
+    try:
+        theirs = source(found)
+        target = theirs.target.as_posix()
+        with held(theirs.folder, SOURCE_BUSY, source=True):
+            outcome, reason = _brought(theirs, root, keep)
+    except Refused as refusal:
+        outcome, reason = "refused", str(refusal)
+    return Merged(outcome=outcome, place=found.place, target=target, reason=reason)
+
+
+def _brought(theirs: Standing, root: Path, keep: str) -> tuple[Outcome, str]:
+    """Bring a sound record in. Raises Refused."""
+    outcome: Outcome
+    target = root / theirs.target
+    if not target.exists() and move_in(copied(theirs, root), target):
+        return "copied", ""
+    with held(target, TARGET_BUSY):
+        ours = standing_at(target)
+        outcome, reason = _choose(theirs, ours, keep) if ours else ("copied", "")
+        if outcome in ("copied", "replaced"):
+            staged = copied(theirs, root)
+            if keep_damaged(target, staged) and ours is None:
+                outcome, reason = "replaced", "the destination's was damaged"
+            exchange(staged, target)
+        return outcome, reason
+
+
+def _choose(theirs: Standing, ours: Standing, keep: str) -> tuple[Outcome, str]:
+    """Which of two records of one id stays."""
+    if theirs.seal == ours.seal:
+        return "already there", ""
+    if theirs.rank != ours.rank:
+        reason = f"this one is {theirs.state}, the destination's {ours.state}"
+        return _replaced_if(theirs.rank > ours.rank), reason
+    if theirs.rank == 0:
+        more = _epochs(theirs) > _epochs(ours)
+        return _replaced_if(more), "this one got further" if more else "both are interrupted"
+    if keep == "fail":
+        raise Refused("the destination has another record of it; choose with --keep newest or --keep oldest")
+    made, had = theirs.record.provenance.finished, ours.record.provenance.finished
+    wanted = made > had if keep == "newest" else made < had
+    return _replaced_if(wanted), f"made {made[:40]}, the destination's {had[:40]}; kept {keep}"
+
+
+def _replaced_if(better: bool) -> Outcome:
+    return "replaced" if better else "already there"
+
+
+def _epochs(standing: Standing) -> int:
+    return getattr(standing.record, "epochs_done", 0)
