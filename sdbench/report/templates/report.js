@@ -147,7 +147,9 @@
   };
 
   let waiting = 0;
-  form.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(show, data.rows.length > 2000 ? 150 : 0); });
+  const soon = () => { clearTimeout(waiting); waiting = setTimeout(show, data.rows.length > 2000 ? 150 : 0); };
+  // Automation and some assistive technology change a list without the event "input".
+  for (const event of ["input", "change"]) form.addEventListener(event, soon);
   form.addEventListener("reset", () => setTimeout(show, 0));
   form.addEventListener("submit", (event) => event.preventDefault());
   form.hidden = false;
