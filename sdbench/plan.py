@@ -18,7 +18,7 @@ from sdbench.iso_cost import iso_cost_cells
 from sdbench.protocol import PROTOCOLS, Cell, Protocol, baselines, expand
 from sdbench.request import Problems, Request
 from sdbench.selectors import parse_duration, parse_seeds
-from sdbench.spec import Options, Recipe, Record, Trial
+from sdbench.spec import Options, Recipe, Record, Trial, Value
 from sdbench.store import Store
 from sdbench.variants import choose_variants
 
@@ -64,17 +64,7 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     if problems.found or networks is None:
         raise UserError(list(dict.fromkeys(problems.found)))
     cells = [
-        Cell(
-            method=name,
-            params=params,
-            dataset=facts.name,
-            image_size=facts.spec_image_size,
-            fingerprint=facts.fingerprint,
-            network=network,
-            recipe=recipes[facts.name],
-            precision=precision,
-            threads=threads,
-        )
+        _cell(facts, network, name, params, recipes[facts.name], precision, threads)
         for facts in datasets
         for network in networks
         for name, params in variants[facts.name]
@@ -90,6 +80,28 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
         results=str(results),
         rerun=rerun,
         baseline=registry.baseline_name(),
+    )
+
+
+def _cell(
+    facts: DataChoice,
+    network: str,
+    method: str,
+    params: dict[str, Value],
+    recipe: Recipe,
+    precision: str,
+    threads: int,
+) -> Cell:
+    return Cell(
+        method=method,
+        params=params,
+        dataset=facts.name,
+        image_size=facts.spec_image_size,
+        fingerprint=facts.fingerprint,
+        network=network,
+        recipe=recipe,
+        precision=precision,
+        threads=threads,
     )
 
 
