@@ -21,6 +21,7 @@ from sdbench.errors import UserError, unknown
 from sdbench.leaderboard import build_board
 from sdbench.leaderboard_formats import SUFFIXES, render, write_boards
 from sdbench.leaderboard_records import Board
+from sdbench.published import published_numbers
 from sdbench.selectors import split_list
 from sdbench.spec import TrialResult
 from sdbench.store import Damaged, Scan, Store, read_curve
@@ -67,17 +68,21 @@ def _any(patterns: Sequence[str], name: str, always: Iterable[str] = ()) -> bool
     return not patterns or name in always or any(p == "all" or fnmatchcase(name, p) for p in patterns)
 
 
-def leaderboard(results: str, format_name: str, chosen: Filter) -> tuple[str, int]:
-    """The board as text and the exit code: 1 where a record is damaged. Writes the boards to disk too."""
+def leaderboard(results: str, format_name: str, chosen: Filter, *, published: bool = False) -> tuple[str, int]:
+    """The board as text and the exit code: 1 where a record is damaged. Writes the boards to disk too, those without
+    published numbers."""
     if format_name not in SUFFIXES:
         raise UserError(unknown("format", format_name, SUFFIXES))
-    board, damaged = read_board(results, chosen, write_files=True)
+    board, damaged = read_board(results, chosen, write_files=True, published=published)
     return render(board, format_name), 1 if damaged else 0
 
 
-def read_board(results: str, chosen: Filter, *, write_files: bool = False) -> tuple[Board, int]:
+def read_board(
+    results: str, chosen: Filter, *, write_files: bool = False, published: bool = False
+) -> tuple[Board, int]:
     """The board of the trials chosen, and how many records are damaged. write_files: the boards of all trials are
-    written under the results folder as well. Raises UserError where no trial is found."""
+    written under the results folder as well. published: with what others print beside what was measured. Raises
+    UserError where no trial is found."""
     root = _folder(results)
     scan, profiles = _read(root)
     if not scan.results and profiles.results:
@@ -92,7 +97,8 @@ def read_board(results: str, chosen: Filter, *, write_files: bool = False) -> tu
     damaged = _sentences([*scan.damaged, *profiles.damaged])
     if write_files:
         write_boards(build_board(scan.results, damaged=damaged, profiles=profiles.results), root)
-    return build_board(kept, damaged=damaged, profiles=profiles.results), len(damaged)
+    numbers = published_numbers() if published else ()
+    return build_board(kept, damaged=damaged, profiles=profiles.results, published=numbers), len(damaged)
 
 
 def compare(

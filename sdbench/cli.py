@@ -154,6 +154,7 @@ def leaderboard(
     model: Models = None,
     protocol: Annotated[Text, typer.Option(help="only this protocol")] = None,
     format_: Annotated[Text, typer.Option("--format", "-f", help="text, md, csv, latex, html or json")] = None,
+    published: Annotated[bool, typer.Option("--published", help="what papers print beside it, never ranked")] = False,
     results: Results = None,
     as_json: Json = False,
 ) -> None:
@@ -163,7 +164,7 @@ def leaderboard(
 
         wanted = "json" if as_json else format_ or "text"
         chosen = boards.Filter.read(methods, dataset, model, protocol)
-        text, code = boards.leaderboard(results or "results", wanted, chosen)
+        text, code = boards.leaderboard(results or "results", wanted, chosen, published=published)
         typer.echo(text, nl=not text.endswith("\n"))
     raise typer.Exit(code)
 

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from sdbench.cost.records import ProfileResult
 from sdbench.leaderboard_costs import Hardware, ratios
 from sdbench.leaderboard_groups import comparable, ground, hardware_in_use
+from sdbench.leaderboard_iso_cost import Finished, finished, iso_costs
 from sdbench.leaderboard_notes import cost_notes, reason_of, scaling_notes, seed_notes, trial_notes
 from sdbench.leaderboard_profiles import ProfileIndex, conditions, index_profiles, step_costs
+from sdbench.leaderboard_published import beside, published_notes
 from sdbench.leaderboard_ranks import Standing, standings
-from sdbench.leaderboard_records import STATUSES, Board, CostRatio, Row, StepCost, Table
+from sdbench.leaderboard_records import STATUSES, Board, CostRatio, IsoCost, Row, StepCost, Table
 from sdbench.leaderboard_variants import Variant, choose_baseline, named_baseline, variants, without_duplicates
+from sdbench.published import PublishedNumber
 from sdbench.spec import Metrics, Scaled, TrialResult
 from sdbench.statistics import MeanStd, mean_std, paired_difference
 
@@ -29,27 +33,37 @@ def build_board(
     baseline: str | None = None,
     damaged: Sequence[str] = (),
     profiles: Iterable[ProfileResult] = (),
+    published: Sequence[PublishedNumber] = (),
 ) -> Board:
     """The leaderboard of all results, in whatever order they come.
 
     baseline: the method that gains and costs are relative to; by default, in each table, the one that
     most records name. damaged: sentences on records that could not be read; they become notes.
     profiles: where one fits a table, its rows say what a training step costs (``leaderboard_profiles``).
+    published: numbers to be shown beside the measured ones; nothing is computed from them.
     Every trial that did not finish is counted in its row and explained in the table's notes. Earlier
     generations of a chain are not rows; their cost is added to the last generation's.
     """
     by_id, notes = without_duplicates(results)
-    index = index_profiles(profiles)
-    tables = [_table(group, baseline, by_id, index) for group in comparable(by_id)]
+    shared = _Shared(by_id, index_profiles(profiles), finished(by_id.values()), published)
+    tables = [_table(group, baseline, shared) for group in comparable(by_id)]
     notes += [f"record left out: {sentence}" for sentence in sorted(damaged)]
     return Board(tables=tuple(t for t in tables if t is not None), notes=tuple(notes))
 
 
-def _table(
-    results: Sequence[TrialResult], baseline: str | None, by_id: Mapping[str, TrialResult], index: ProfileIndex
-) -> Table | None:
+@dataclass(frozen=True)
+class _Shared:
+    """What every table draws on."""
+
+    by_id: Mapping[str, TrialResult]
+    profiles: ProfileIndex
+    finished: Finished
+    published: Sequence[PublishedNumber]
+
+
+def _table(results: Sequence[TrialResult], baseline: str | None, shared: _Shared) -> Table | None:
     """One table; None for earlier generations that all finished and whose last generation has none yet."""
-    found, notes = variants([r for r in results if r.spec.generation is None], by_id)
+    found, notes = variants([r for r in results if r.spec.generation is None], shared.by_id)
     earlier = [r for r in results if r.spec.generation is not None and r.status != "ok"]
     if not found and not earlier:
         return None
@@ -57,16 +71,21 @@ def _table(
     base, about_base = choose_baseline(found, base_name)
     hardware = hardware_in_use(found)
     task = conditions(results, base_name)
-    steps, about_steps = step_costs(found, task, hardware, index)
+    steps, about_steps = step_costs(found, task, hardware, shared.profiles)
     places = standings(found, base, steps)
-    made = (_row(v, base, hardware, s, place) for v, s, place in zip(found, steps, places, strict=True))
-    rows = sorted(made, key=_reading_order)
-    notes = about_base + seed_notes(rows) + notes + about_steps
+    equal = iso_costs(found, base, steps, shared.finished)
+    common = ground(results, task.num_classes)
+    rows = [
+        _row(v, base, hardware, step, place, iso, beside(v.method, common, shared.published))
+        for v, step, place, iso in zip(found, steps, places, equal, strict=True)
+    ]
+    rows.sort(key=_reading_order)
+    notes = about_base + seed_notes(rows) + notes + about_steps + published_notes(rows)
     for v in found:
         notes += trial_notes(v) + scaling_notes(v) + cost_notes(v, base)
     notes += sorted(f"{r.spec.title}: {r.status}: {reason_of(r)}" for r in earlier)
     return Table(
-        **dict(ground(results, task.num_classes)),
+        **dict(common),
         baseline=base.label if base else None,
         hardware=tuple(h.label for h in hardware),
         rows=tuple(rows),
@@ -80,7 +99,13 @@ def _reading_order(row: Row) -> tuple[float, str]:
 
 
 def _row(
-    variant: Variant, base: Variant | None, hardware: Sequence[Hardware], step: StepCost | None, place: Standing
+    variant: Variant,
+    base: Variant | None,
+    hardware: Sequence[Hardware],
+    step: StepCost | None,
+    place: Standing,
+    iso_cost: IsoCost | None,
+    published: tuple[PublishedNumber, ...],
 ) -> Row:
     top1 = variant.top1()
     done = [variant.trials[seed] for seed in top1]
@@ -105,6 +130,8 @@ def _row(
         state_bytes=max((r.cost.state_bytes for r in done if r.cost), default=None),
         step=step,
         pareto=place.pareto,
+        iso_cost=iso_cost,
+        published=published,
         statuses={status: statuses[status] for status in STATUSES if statuses[status]},
     )
 

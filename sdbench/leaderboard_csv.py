@@ -17,13 +17,19 @@ Cell = Value | None
 def csv_text(board: Board) -> str:
     """One line per row of every table, numbers in full precision (fractions, nats, ratios), empty cells
     for what is missing. Costs on a table's second kind of hardware are in columns that end with ``_2``;
-    those of steps and of temperature scaling are there where a row has any."""
+    those of steps, temperature scaling, equal cost and published numbers are there where a row has any."""
     most = max((len(table.hardware) for table in board.tables), default=0)
     rows = [(table, row) for table in board.tables for row in table.rows]
     steps = any(row.step is not None for _, row in rows)
     scaled = next((list(row.scaled) for _, row in rows if row.scaled), [])
+    equal = any(row.iso_cost is not None for _, row in rows)
+    published = any(row.published for _, row in rows)
     records = [
-        _csv_record(table, row, max(1, most)) | _csv_scaled(row, scaled) | (_csv_step(row) if steps else {})
+        _csv_record(table, row, max(1, most))
+        | _csv_scaled(row, scaled)
+        | (_csv_step(row) if steps else {})
+        | (_csv_iso_cost(row) if equal else {})
+        | (_csv_published(row, table) if published else {})
         for table, row in rows
     ]
     out = io.StringIO()
@@ -109,6 +115,29 @@ def _csv_step(row: Row) -> dict[str, Cell]:
         "step_hardware": step.hardware if step else None,
         "step_profile": step.profile_id if step else None,
         "pareto": row.pareto,
+    }
+
+
+def _csv_iso_cost(row: Row) -> dict[str, Cell]:
+    """The gain over the baseline that costs the same, and that baseline's epochs."""
+    gain = row.iso_cost.gain if row.iso_cost else None
+    return {
+        "iso_cost_epochs": row.iso_cost.epochs if row.iso_cost else None,
+        "iso_cost_gain": gain.mean if gain else None,
+        "iso_cost_gain_low": gain.low if gain else None,
+        "iso_cost_gain_high": gain.high if gain else None,
+        "iso_cost_gain_n": gain.n if gain else None,
+    }
+
+
+def _csv_published(row: Row, table: Table) -> dict[str, Cell]:
+    """Published top-1 in per cent, as printed; measured figures are fractions."""
+    values = [number.value for number in row.published]
+    return {
+        "published_top1_percent_min": min(values, default=None),
+        "published_top1_percent_max": max(values, default=None),
+        "published_n": len(values),
+        "published_same_network": row.published[0].network == table.network if values else None,
     }
 
 

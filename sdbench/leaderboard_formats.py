@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from sdbench.errors import UserError, unknown
-from sdbench.leaderboard_cells import about, clean, columns, legend, markdown_text, title
+from sdbench.leaderboard_cells import about, clean, markdown_text, title
+from sdbench.leaderboard_columns import columns, legend
 from sdbench.leaderboard_csv import csv_text
 from sdbench.leaderboard_records import Board, Table
 from sdbench.store import write_atomic

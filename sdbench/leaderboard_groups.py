@@ -16,14 +16,16 @@ def comparable(by_id: Mapping[str, TrialResult]) -> list[list[TrialResult]]:
     """Trials in groups that can be compared, groups and the trials in them in a fixed order."""
     groups: dict[tuple[Any, ...], list[TrialResult]] = defaultdict(list)
     for trial_id in sorted(by_id):
-        groups[_table_key(by_id[trial_id])].append(by_id[trial_id])
+        groups[table_key(by_id[trial_id])].append(by_id[trial_id])
     return [groups[key] for key in sorted(groups)]
 
 
-def _table_key(result: TrialResult) -> tuple[Any, ...]:
+def table_key(result: TrialResult, epochs: int | None = None) -> tuple[Any, ...]:
+    """Equal for trials that can be compared. epochs: as if the trial were one of so many epochs."""
     spec, identity = result.spec, result.identity
     size = -1 if spec.image_size is None else spec.image_size
-    recipe = (spec.recipe.epochs, canonical(spec.recipe.model_dump(mode="json")))
+    whole = spec.recipe if epochs is None else spec.recipe.model_copy(update={"epochs": epochs})
+    recipe = (whole.epochs, canonical(whole.model_dump(mode="json")))
     rules = (spec.protocol, identity.protocol_version, *recipe, spec.split, spec.precision)
     return (spec.dataset, spec.network, size, *rules, identity.data_fingerprint)
 

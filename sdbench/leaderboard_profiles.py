@@ -197,6 +197,7 @@ def _cost(measured: Measured | None, place: Hardware) -> StepCost | None:
         predicted=row.predicted_ratio,
         memory=row.memory_ratio,
         flagged=row.flagged and measured.timed,
+        generations=row.generations,
     )
 
 

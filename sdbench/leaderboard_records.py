@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, get_args
 
 from sdbench.cost.records import Ratio
+from sdbench.published import PublishedNumber
 from sdbench.spec import Recipe, Record, Status, Value
 from sdbench.statistics import LEAST_SEEDS, MeanStd, PairedDifference
 
@@ -30,7 +31,7 @@ class StepCost(Record):
     batch_size: labelled images per step. time: None where the timing does not count. predicted: what the
     counted FLOPs of the two steps predict. memory: peak of live tensors (allocated memory on a GPU).
     flagged: the measured ratio is more than 5 % above the predicted one. Of a method of several
-    generations all of it is of the last one.
+    generations all of it is of the last one. generations: trainings in a row.
     """
 
     profile_id: str
@@ -40,6 +41,17 @@ class StepCost(Record):
     predicted: float | None
     memory: float | None
     flagged: bool
+    generations: int = 1
+
+
+class IsoCost(Record):
+    """A method beside the baseline that was trained for as long as the method costs.
+
+    epochs: of that baseline. gain: the row's top-1 minus that baseline's, a fraction, paired by seed.
+    """
+
+    epochs: int
+    gain: PairedDifference
 
 
 class Row(Record):
@@ -55,7 +67,9 @@ class Row(Record):
     None where n is too small. pareto: whether the row lies on the front of mean top-1 against the step's time; None
     where either is not known. costs: one per entry of ``Table.hardware``. forward_per_image: images forwarded per
     labelled image, earlier generations included, mean over seeds. auxiliary_parameters, state_bytes: the largest
-    over seeds. step: None where no profile fits. statuses: trials per status, over all seeds.
+    over seeds. step: None where no profile fits. iso_cost: None where the store has no such baseline. published: what
+    others print for the method (``leaderboard_published``), where it was asked for. statuses: trials per status, over
+    all seeds.
     """
 
     label: str
@@ -75,6 +89,8 @@ class Row(Record):
     state_bytes: int | None
     step: StepCost | None = None
     pareto: bool | None = None
+    iso_cost: IsoCost | None = None
+    published: tuple[PublishedNumber, ...] = ()
     statuses: dict[str, int]
 
     @property

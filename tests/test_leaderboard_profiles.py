@@ -22,6 +22,7 @@ from sdbench.leaderboard import build_board
 from sdbench.leaderboard_formats import SUFFIXES, render
 from sdbench.leaderboard_profiles import same_work
 from sdbench.leaderboard_records import Board, Row, Table
+from sdbench.published import PublishedNumber
 from sdbench.spec import Cost, Identity, Metrics, Options, Provenance, Recipe, TrialResult, TrialSpec, digest
 from sdbench.store import Store
 
@@ -391,3 +392,110 @@ def test_the_trainer_records_the_number_of_classes(tmp_path: Path) -> None:
 
     dead = run_trial(task.trial("ce", {}, seed=1), Store(tmp_path), Options(device="cpu"), opener=broken)
     assert (dead.status, dead.num_classes) == ("failed", None)
+
+
+def scored(method: str, seed: int, top1: float, epochs: int = 200, **given: Any) -> TrialResult:
+    result = trial(method, seed, recipe=Recipe(epochs=epochs), **given)
+    assert result.metrics is not None
+    return result.model_copy(update={"metrics": result.metrics.model_copy(update={"top1": top1})})
+
+
+def iso_cost_trials() -> list[TrialResult]:
+    """CS-KD at 200 epochs, the baseline at 200, and at the 266 that cost as much at 1.33 a step."""
+    found = [scored("ce", s, t) for s, t in enumerate((0.50, 0.51, 0.52))]
+    found += [scored("cskd", s, t) for s, t in enumerate((0.54, 0.54, 0.54))]
+    return found + [scored("ce", s, t, 266) for s, t in enumerate((0.53, 0.54, 0.52))]
+
+
+COSTLIER = Ratio(median=1.33, low=1.32, high=1.34, rounds=60, verdict="costlier")
+
+
+def test_the_gain_at_equal_cost_by_hand() -> None:
+    """Gains 4, 3, 2 points at equal epochs; 1, 0, 2 at equal cost: mean 1, t(2, 97.5 %) = 4.30265, s = 1."""
+    profiles = [profile(measured("cskd", time_ratio=COSTLIER), measured("ls"))]
+    board = build_board([*iso_cost_trials(), scored("ls", 0, 0.52)], profiles=profiles)
+    short = next(t for t in board.tables if t.recipe.epochs == 200)
+    own = row(short, "cskd").iso_cost
+    assert own is not None
+    assert (own.epochs, own.gain.n) == (266, 3)
+    assert own.gain.mean == pytest.approx(0.01)
+    assert own.gain.low == pytest.approx(0.01 - 0.0430265 / 3**0.5, abs=1e-7)
+    assert row(short, "cskd").gain.mean == pytest.approx(0.03)
+    equal = row(short, "ls").iso_cost
+    assert equal is not None, "costs as much as the baseline: its own row is the one at equal cost"
+    assert (equal.epochs, equal.gain) == (200, row(short, "ls").gain)
+    assert row(short, "ce").iso_cost is None
+    long = next(t for t in board.tables if t.recipe.epochs == 266)
+    assert [r.iso_cost for r in long.rows] == [None]
+    lines = render(board, "text").splitlines()
+    assert any("gain at equal cost" in line for line in lines)
+    assert any("+1.00 [-1.48, +3.48] (3) [266]" in line for line in lines)
+    first = next(r for r in csv.DictReader(io.StringIO(render(board, "csv"))) if r["method"] == "cskd")
+    assert (first["iso_cost_epochs"], first["iso_cost_gain_n"]) == ("266", "3")
+    assert float(first["iso_cost_gain"]) == own.gain.mean
+    frame = board.to_pandas().set_index(
+        ["recipe_epochs" if "recipe_epochs" in board.to_pandas() else "epochs", "label"]
+    )
+    assert frame.loc[(200, "cskd"), "iso_cost_gain"] == own.gain.mean
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 265}, {"network": "resnet8"}, {"precision": "fp32"}, {"split": "holdout-0.1"}, {"params": {"a": 1}},
+        {"status": "nan"},
+    ],
+)  # fmt: skip
+def test_another_training_is_no_iso_cost_baseline(change: dict[str, Any]) -> None:
+    trials = [r for r in iso_cost_trials() if r.spec.recipe.epochs == 200]
+    recipe = Recipe(epochs=change.pop("epochs", 266))
+    trials += [trial("ce", seed, recipe=recipe, **change) for seed in range(3)]
+    board = build_board(trials, profiles=[profile(measured("cskd", time_ratio=COSTLIER))])
+    assert [r.iso_cost for t in board.tables for r in t.rows] == [None] * sum(len(t.rows) for t in board.tables)
+    assert "equal cost" not in render(board, "text")
+
+
+def test_without_a_step_cost_no_gain_is_at_equal_cost() -> None:
+    assert all(r.iso_cost is None for t in build_board(iso_cost_trials()).tables for r in t.rows)
+
+
+def published(method: str, value: float, network: str = "resnet18", **given: Any) -> PublishedNumber:
+    facts = {"dataset": "cifar100", "protocol": "200 epochs", "selection": "best epoch on the test set", "seeds": 1}
+    where = {"source": "someone/code@1234567", "read": "readme", "trust": "One seed, best epoch."}
+    return PublishedNumber(method=method, network=network, value=value, **{**facts, **where, **given})
+
+
+def test_published_numbers_stand_beside_and_change_nothing() -> None:
+    trials = iso_cost_trials()
+    numbers = [
+        published("cskd", 78.0), published("cskd", 80.5, "densenet121", spread=0.3), published("ce", 90.0, "resnet20"),
+        published("ce", 99.0), published("cskd", 3.0, metric="gain"), published("cskd", 55.0, dataset="tinyimagenet"),
+        published("zipf", 70.0),
+    ]  # fmt: skip
+    bare, shown = build_board(trials), build_board(trials, published=numbers)
+    without = [t.model_copy(update={"notes": (), "rows": ()}) for t in shown.tables]
+    assert without == [t.model_copy(update={"notes": (), "rows": ()}) for t in bare.tables]
+    for one, other in zip(bare.tables, shown.tables, strict=True):
+        assert [r.model_copy(update={"published": ()}) for r in other.rows] == list(one.rows), "also in order and rank"
+    table = next(t for t in shown.tables if t.recipe.epochs == 200)
+    assert [n.value for n in row(table, "cskd").published] == [78.0, 80.5]
+    assert [n.value for n in row(table, "ce").published] == [90.0], "of the same network, where there are any"
+    text = render(shown, "text")
+    assert "78.00 to 80.50 (2, other networks)" in text
+    assert "90.00 (1)" in text
+    words = " ".join(text.split())
+    assert "published, cskd: resnet18 78, densenet121 80.5 ± 0.3 (best epoch on the test set, 1 seed;" in words
+    assert "never compared, ranked or averaged" in words
+    first = next(r for r in csv.DictReader(io.StringIO(render(shown, "csv"))) if r["method"] == "cskd")
+    assert (first["published_top1_percent_max"], first["published_same_network"]) == ("80.5", "False")
+    assert "published" not in render(bare, "text") + render(bare, "csv")
+
+
+def test_the_command_shows_published_numbers_and_files_stay_without(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for result in iso_cost_trials():
+        store.write(result)
+    asked = CliRunner().invoke(app, ["leaderboard", "--published", "--results", str(tmp_path)])
+    assert asked.exit_code == 0, asked.output
+    assert "published, cskd:" in asked.stdout
+    assert "published" not in (tmp_path / "leaderboard.md").read_text()

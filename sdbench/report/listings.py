@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from sdbench.leaderboard_cells import MISSING, about, clean, columns, legend, marked, number, ratio_interval
+from sdbench.leaderboard_cells import MISSING, about, clean, marked, number, ratio_interval
+from sdbench.leaderboard_columns import columns, legend
 from sdbench.leaderboard_records import Row
 from sdbench.leaderboard_variants import seed_list
 from sdbench.report import charts
