@@ -16,7 +16,11 @@ from sdbench.errors import UserError, unknown
 
 Shape = tuple[int, int, int]
 
-NAMED = 'name them: wrap(module, stages=("layer1", "layer2"), classifier="fc")'
+UNNAMED = "its stages are not named"
+NAMED = (
+    'Where it has stages, name them: wrap(module, stages=("layer1", "layer2"), classifier="fc"); they are found by '
+    "themselves in networks of torchvision and timm alone"
+)
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,14 @@ class Anatomy:
     head: of the module that takes a map of one position [M, D, 1, 1] to logits, where that is more than the
         classifier; "" where it is not.
     missing: why there are no stages, as a clause; "" where there are.
+    remedy: what its caller can do about that, as a sentence; "" where nothing.
     """
 
     stages: tuple[str, ...] = ()
     classifier: str = ""
     head: str = ""
     missing: str = ""
+    remedy: str = ""
 
 
 def given(module: nn.Module, stages: Sequence[str], classifier: str | None) -> Anatomy:
@@ -53,8 +59,9 @@ def given(module: nn.Module, stages: Sequence[str], classifier: str | None) -> A
     if problems:
         raise UserError(problems)
     head = "" if classifier is None or isinstance(parts[classifier], nn.Linear) else classifier
-    missing = "" if stages else "its stages were not named"
-    return Anatomy(tuple(stages), classifier or "", head, missing)
+    if not stages:
+        return Anatomy((), classifier or "", head, UNNAMED, NAMED)
+    return Anatomy(tuple(stages), classifier or "", head)
 
 
 def _often(name: str, names: Sequence[str]) -> bool:
@@ -73,7 +80,7 @@ def find(module: nn.Module) -> Anatomy:
         return _timm(module)
     if "torchvision" in homes:
         return _torchvision(module)
-    return Anatomy(missing=f"stages are found in networks of torchvision and timm only; {NAMED}")
+    return Anatomy(missing=UNNAMED, remedy=NAMED)
 
 
 def _timm(module: nn.Module) -> Anatomy:

@@ -14,7 +14,6 @@ from sdbench import anatomy, timm_models
 from sdbench.errors import UserError, unknown
 from sdbench.network import Network, StagedNetwork, initialize
 from sdbench.timm_models import TIMM
-from sdbench.wrapped import WrappedNetwork
 from sdbench.zoo import MODELS
 
 SMALL_IMAGE = 64
@@ -38,16 +37,10 @@ def build(name: str, num_classes: int, image_size: int) -> Network:
 
 def _of_timm(name: str, num_classes: int, image_size: int) -> Network:
     """timm's network, its initialization and its stem included; without stages where it has none that can be used."""
+    from sdbench.wrapped import fitted
+
     module = timm_models.create(name, num_classes, image_size)
-    found = anatomy.find(module)
-    network = WrappedNetwork(module, found, image_size, label=name)
-    if found.stages:
-        try:
-            _ = network.stage_shapes
-        except UserError as error:
-            found = anatomy.Anatomy(classifier=found.classifier, missing=error.problems[0])
-            network = WrappedNetwork(module, found, image_size, label=name)
-    return network
+    return fitted(module, anatomy.find(module), image_size, label=name)
 
 
 def _conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:

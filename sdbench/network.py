@@ -208,17 +208,17 @@ def wrap(
     that needs stages refuses it, saying why. Raises UserError where a name is unknown.
     """
     from sdbench import anatomy
-    from sdbench.wrapped import WrappedNetwork
+    from sdbench.wrapped import WrappedNetwork, fitted
 
     if isinstance(module, Network):
         return module
-    named = stages is not None or classifier is not None
-    found = anatomy.given(module, stages or (), classifier) if named else anatomy.find(module)
-    return WrappedNetwork(module, found, image_size)
+    if stages is None and classifier is None:
+        return fitted(module, anatomy.find(module), image_size)
+    return WrappedNetwork(module, anatomy.given(module, stages or (), classifier), image_size)
 
 
 def initialize(module: nn.Module) -> None:
-    """He initialization of convolutions (fan out, ReLU), unit norms, torch's own for linear layers.
+    """He initialization of convolutions (fan out, ReLU); every other part that has one, its own ``reset_parameters``.
 
     Random numbers come from torch's global generator; the trainer seeds it.
     """
@@ -227,5 +227,5 @@ def initialize(module: nn.Module) -> None:
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.BatchNorm2d | nn.Linear | nn.LayerNorm | nn.GroupNorm):
-            part.reset_parameters()
+        elif callable(reset := getattr(part, "reset_parameters", None)):
+            reset()

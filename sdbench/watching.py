@@ -41,6 +41,17 @@ def _pair(value: object) -> object:
     return tuple(value) if isinstance(value, tuple | list) else (value, value)
 
 
+class Misfit(UserError):
+    """A module's parts do not run as stages and classifier. reason: why, as a clause; label: of the module."""
+
+    def __init__(self, label: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f'{label} cannot be taken apart: {reason}. Name others, wrap(module, stages=("layer1", "layer2"), '
+            'classifier="fc"), or take its logits alone, wrap(module, stages=())'
+        )
+
+
 class _Pooling(TorchFunctionMode):
     """Hands the map that is pooled to ``take``, which gives back what is pooled instead."""
 
@@ -64,13 +75,25 @@ class Watch:
     at_pooling: the last stage's map is what is pooled, else what that stage gives. label: of the module, for messages.
     maps: what each stage gave, after ``edit``. pooled_map: what was pooled, after ``edit``; None where no pooling was
     seen. read: what the classifier read, [N, D]; None where it pools by itself.
+
+    changed: stages whose map is changed in place by what follows (an activation, mostly). Of those a copy is kept,
+    since a stage's map is what the stage gave. None where they are not known yet: it is found out, and set.
     """
 
     def __init__(
-        self, module: nn.Module, anatomy: Anatomy, edit: Edit | None, *, at_pooling: bool = True, label: str = ""
+        self,
+        module: nn.Module,
+        anatomy: Anatomy,
+        edit: Edit | None,
+        *,
+        at_pooling: bool = True,
+        changed: frozenset[int] | None = frozenset(),
+        label: str = "",
     ) -> None:
         self._module, self._anatomy, self._edit = module, anatomy, edit
-        self._at_pooling, self._label = at_pooling, label
+        self._at_pooling, self._label, self.changed = at_pooling, label, changed
+        self._copies: dict[int, Tensor] = {}
+        self._versions: dict[int, int] = {}
         self.maps: dict[int, Tensor] = {}
         self.read: Tensor | None = None
         self.pooled_map: Tensor | None = None
@@ -87,25 +110,38 @@ class Watch:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+        self._put_back()
 
     def _stage_hook(self, i: int, name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
         def hook(part: nn.Module, args: Any, value: Any) -> Tensor | None:
             if not isinstance(value, Tensor) or value.dim() != 4:
-                raise UserError(
-                    f"stage {name!r} of {self._label} gives {told(value)}, not maps [N, C, H, W]; "
-                    "name other modules, or give stages=() for logits alone"
-                )
+                raise Misfit(self._label, f"its stage {name!r} gives {told(value)}, not maps [N, C, H, W]")
             if i in self.maps:
-                raise UserError(f"stage {name!r} of {self._label} runs twice in a forward pass; name others")
+                raise Misfit(self._label, f"its stage {name!r} runs twice in a forward pass")
             self.maps[i] = value
             if i == len(self._anatomy.stages) - 1 and self._at_pooling:
                 self._window.enter_context(_Pooling(self._take))
                 return None
             if self._edit is not None:
                 self.maps[i] = self._edit(i, value)
+            self._keep(i, self.maps[i])
             return self.maps[i]
 
         return hook
+
+    def _keep(self, i: int, value: Tensor) -> None:
+        # What goes on is the map itself: a copy there would have gradients be summed in another order.
+        if self.changed is None or i in self.changed:
+            self._copies[i] = value.clone()
+        if self.changed is None and not value.is_inference():
+            self._versions[i] = value._version
+
+    def _put_back(self) -> None:
+        if self.changed is None and len(self._versions) == len(self._copies):  # inference mode does not tell
+            self.changed = frozenset(i for i, version in self._versions.items() if self.maps[i]._version > version)
+        for i, value in self._copies.items():
+            if self.changed is None or i in self.changed:
+                self.maps[i] = value
 
     def _take(self, value: Tensor) -> Tensor:
         last = len(self._anatomy.stages) - 1

@@ -1,14 +1,16 @@
 """Any module as a :class:`Network`: it runs as it is, and is watched while it runs.
 
-A forward pass calls the module once. Hooks that are there for that pass alone read, and replace where ``edit`` asks for
-it, what its stages give. The last stage's map is what the global average pooling is given: where a norm, an activation
-or a convolution comes after the last named stage, they belong to it.
+A forward pass calls the module once, under torch.compile too, where it runs eagerly. Hooks that are there for that
+pass alone read, and replace where ``edit`` asks for it, what its stages give. The last stage's map is what the global
+average pooling is given: where a norm, an activation or a convolution comes after the last named stage, they belong to
+it.
 """
 
 from __future__ import annotations
 
 import copy
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from sdbench.errors import UserError
 from sdbench.method import Output
 from sdbench.network import Edit, Network, initialize
 from sdbench.remainder import remainder
-from sdbench.watching import Watch, holds_pooling, told
+from sdbench.watching import Misfit, Watch, holds_pooling, told
 
 CLOSE = 0.05
 """Relative distance within which the classifier's input counts as the pooled map; bfloat16 stays far below."""
@@ -44,6 +46,7 @@ class WrappedNetwork(Network):
         self.pools_unseen = False
         self._label = label
         self._checked = False
+        self._changed: frozenset[int] | None = None
         self._stage_shapes: list[Shape] | None = None
         # nn.Module starts in train mode; a wrapper must not claim a mode the module is not in.
         self.training = module.training
@@ -53,6 +56,10 @@ class WrappedNetwork(Network):
         name = self._label or f"the wrapped {type(self.module).__name__}"
         return f"{name} ({self.anatomy.missing})" if self.anatomy.missing else name
 
+    def _opaque(self, what: str) -> str:
+        told = super()._opaque(what)
+        return f"{told}. {self.anatomy.remedy}" if self.anatomy.remedy else told
+
     @property
     def classifier(self) -> nn.Module | None:  # type: ignore[override]
         """The module's own last linear layer, or head; None where there are no stages at whose positions to use it."""
@@ -60,18 +67,21 @@ class WrappedNetwork(Network):
             return None
         return self.module.get_submodule(self.anatomy.classifier)
 
+    @torch.compiler.disable(reason="hooks watch it while it runs")  # type: ignore[untyped-decorator, no-untyped-call]
     def _forward(self, images: Tensor, edit: Edit | None) -> Output:
         if not self.anatomy.stages:
             return self._without_stages(images, edit)
-        watch = Watch(self.module, self.anatomy, edit, at_pooling=not self.pools_unseen, label=self.label)
+        at_pooling = not self.pools_unseen
+        watch = Watch(self.module, self.anatomy, edit, at_pooling=at_pooling, changed=self._changed, label=self.label)
         with watch:
             logits = self._logits(images)
         if missed := [name for i, name in enumerate(self.anatomy.stages) if i not in watch.maps]:
-            raise UserError(f"stage {missed[0]!r} of {self.label} did not run in a forward pass; name others")
+            raise Misfit(self.label, f"its stage {missed[0]!r} did not run in a forward pass")
+        self._changed = watch.changed
         last = watch.maps[len(watch.maps) - 1] if watch.pooled_map is None else watch.pooled_map
         pooled = last.mean((2, 3))
         maps = (*(watch.maps[i] for i in range(len(watch.maps) - 1)), last)
-        if not (self._checked or images.device.type == "meta" or torch.compiler.is_compiling()):
+        if not self._checked:
             self._check(watch, pooled, edit is not None)
         if self._stage_shapes is None:
             self._stage_shapes = [(m.shape[1], m.shape[2], m.shape[3]) for m in maps]
@@ -101,7 +111,7 @@ class WrappedNetwork(Network):
 
     @torch.no_grad()
     def _check(self, watch: Watch, pooled: Tensor, edited: bool) -> None:
-        """Once, in the first pass: the classifier reads the mean of the last map, dropout aside."""
+        """Once, in the first pass: the classifier reads the mean of the last map, dropout aside; its width on meta."""
         if watch.pooled_map is None:
             if edited and not self.pools_unseen:
                 raise UserError(
@@ -111,10 +121,11 @@ class WrappedNetwork(Network):
             self.pools_unseen = True
         read, pooled = watch.read, pooled.detach().float()
         at_pooled = self.anatomy.head in ("", self.anatomy.classifier)  # else more comes before the last linear layer
-        if read is not None and at_pooled and not self._proportional(read.float(), pooled):
-            raise UserError(
-                f"the classifier {self.anatomy.classifier!r} of {self.label} does not read the mean over positions of "
-                "its last stage's map; name other stages, or give stages=() for logits alone"
+        fits = self._proportional if pooled.device.type != "meta" else lambda read, pooled: read.shape == pooled.shape
+        if read is not None and at_pooled and not fits(read.float(), pooled):
+            name = self.anatomy.classifier
+            raise Misfit(
+                self.label, f"its classifier {name!r} does not read the mean over positions of its last stage's map"
             )
         self._checked = True
 
@@ -149,10 +160,13 @@ class WrappedNetwork(Network):
         try:
             with torch.no_grad():
                 maps = probe._forward(images, None).stages
+        except Misfit:
+            raise
         except (RuntimeError, NotImplementedError, ValueError, AssertionError) as error:
             raise UserError(
                 f"the shapes of the stages of {self.label} cannot be worked out for images of {self.image_size} "
-                f"pixels: {error}. Give another image_size, or leave it out and run one pass on real images first"
+                f"pixels: {str(error) or type(error).__name__}. Give another image_size, or leave it out and run one "
+                "pass on real images first"
             ) from error
         return [(m.shape[1], m.shape[2], m.shape[3]) for m in maps]
 
@@ -176,6 +190,8 @@ class WrappedNetwork(Network):
     def tail(self, from_stage: int) -> nn.Module:
         """A freshly initialized copy of all that runs between a stage and the pooling: [N, C_i, H_i, W_i] -> last map.
 
+        Not covered: parameters that their module has no ``reset_parameters`` for (scales of layers, positions) start
+        from the module's own.
         Raises UserError where the module's way from there on cannot be followed (``remainder`` says when).
         """
         names = self.anatomy.stages
@@ -188,6 +204,22 @@ class WrappedNetwork(Network):
         fresh = remainder(self.module, names, from_stage, self.anatomy.classifier, self.label)
         initialize(fresh)
         return fresh.requires_grad_(True).train()
+
+
+def fitted(module: nn.Module, found: Anatomy, image_size: int | None, label: str = "") -> WrappedNetwork:
+    """A network with the stages that were found, or without where they turn out not to run as stages.
+
+    That is tried where ``image_size`` is known, on a copy without weights or arithmetic.
+    """
+    network = WrappedNetwork(module, found, image_size, label)
+    if found.stages and image_size is not None:
+        try:
+            network._stage_shapes = network._shapes_without_images()
+        except Misfit as error:
+            return WrappedNetwork(module, replace(found, stages=(), head="", missing=error.reason), image_size, label)
+        except UserError:
+            pass  # told to whoever asks for the shapes: some modules run with real images alone
+    return network
 
 
 def _applied(head: nn.Module, value: Tensor) -> Tensor:

@@ -269,5 +269,6 @@ def test_a_method_that_needs_stages_refuses_a_network_without() -> None:
         def setup(self, task: Task, network: Network) -> None:
             self.head = nn.Linear(network.stage_shapes[0][0], task.num_classes)
 
-    with pytest.raises(UserError, match="wrapped Sequential gives logits only, and this method needs"):
+    with pytest.raises(UserError, match=r"wrapped Sequential .* gives logits only, and this method needs") as caught:
         NeedsStages().setup(Task(3, 6, 6, 1), flat())
+    assert "wrap(module, stages=" in str(caught.value), "what to type next"
