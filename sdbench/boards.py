@@ -8,11 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
 from sdbench import comparison
 from sdbench.comparison_gate import parse_conditions
+from sdbench.comparison_pace import CurveOf, read_question
 from sdbench.comparison_records import METRICS, Comparison
 from sdbench.comparison_text import FORMATS, outcome_text, render_comparison
 from sdbench.cost import archive
@@ -24,7 +26,7 @@ from sdbench.leaderboard_records import Board
 from sdbench.published import published_numbers
 from sdbench.selectors import split_list
 from sdbench.spec import TrialResult
-from sdbench.store import Damaged, Scan, Store, read_curve
+from sdbench.store import Damaged, Scan, Store, read_curve, sha256
 
 CURVE_LINES = 12
 
@@ -109,6 +111,8 @@ def compare(
     reference: str | None = None,
     metric: str = "top1",
     fail_if: Sequence[str] = (),
+    target: str | None = None,
+    at: str | None = None,
     format_name: str = "text",
 ) -> tuple[str, int]:
     """A comparison (``compared``) as text and the exit code: 4 where a condition of ``fail_if`` holds or cannot be
@@ -116,7 +120,9 @@ def compare(
     """
     if format_name not in FORMATS:
         raise UserError(unknown("format", format_name, FORMATS))
-    found, damaged = compared(results, names, chosen, reference=reference, metric=metric, fail_if=fail_if)
+    found, damaged = compared(
+        results, names, chosen, reference=reference, metric=metric, fail_if=fail_if, target=target, at=at
+    )
     for outcome in found.failed:
         print(outcome_text(outcome), file=sys.stderr)
     return render_comparison(found, format_name), 4 if found.failed else 1 if damaged else 0
@@ -130,25 +136,42 @@ def compared(
     reference: str | None = None,
     metric: str = "top1",
     fail_if: Sequence[str] = (),
+    target: str | None = None,
+    at: str | None = None,
 ) -> tuple[Comparison, int]:
     """A comparison (``comparison.compare``) of the trials chosen, and how many records are damaged.
 
-    names, fail_if: items may be comma-separated lists. metric: of ``comparison_records.METRICS``. Raises UserError for
+    names, fail_if: items may be comma-separated lists. metric: of ``comparison_records.METRICS``. target: a top-1 to
+    reach, in per cent. at: a time of training, as a duration, at which top-1 is looked up. Raises UserError for
     whatever cannot be read or found.
     """
     if metric not in METRICS:
         raise UserError(unknown("metric", metric, METRICS))
-    conditions = parse_conditions(split_list(fail_if))
-    scan, profiles = _read(_folder(results))
+    conditions, root = parse_conditions(split_list(fail_if)), _folder(results)
+    question = read_question(target, at, _curves(Store(root)))
+    scan, profiles = _read(root)
     kept = [result for result in scan.results if chosen.keeps(result)]
     if not kept:
         raise UserError(_nothing_kept(results, chosen, scan.results))
     damaged = _sentences([*scan.damaged, *profiles.damaged])
     found = comparison.compare(
         kept, split_list(names), reference=reference, metric=metric, fail_if=conditions, profiles=profiles.results,
-        damaged=damaged,
+        damaged=damaged, question=question,
     )  # fmt: skip
     return found, len(damaged)
+
+
+def _curves(store: Store) -> CurveOf:
+    """Curves as they lie in a store, those that were changed since their trial was recorded refused."""
+
+    def lines(result: TrialResult) -> list[dict[str, Any]]:
+        path = store.folder(result.spec, result.trial_id) / "curve.jsonl"
+        recorded = result.checksums.get(path.name)
+        if recorded and path.exists() and sha256(path) != recorded:
+            raise ValueError("its checksum does not match, it was changed after it was written")
+        return read_curve(path)
+
+    return lines
 
 
 def _nothing_kept(results: str, chosen: Filter, have: Iterable[TrialResult]) -> list[str]:

@@ -58,6 +58,8 @@ def compare(
     reference: Annotated[Text, typer.Option(help="what others are compared with (default: the first name)")] = None,
     metric: Annotated[Text, typer.Option(help="top1 (default), top5, nll, ece, brier or scaled_nll, ...")] = None,
     fail_if: Annotated[Many, typer.Option(help="'top1<-0.3' (points), 'time>1.1'; may be repeated; exit 4")] = None,
+    target: Annotated[Text, typer.Option(help="time to this top-1 in per cent, such as 40 (--eval-every runs)")] = None,
+    at: Annotated[Text, typer.Option(help="top-1 at this time of training: 300, 5m, 1h")] = None,
     dataset: Datasets = None,
     model: Models = None,
     protocol: Annotated[Text, typer.Option(help="only this protocol")] = None,
@@ -74,7 +76,7 @@ def compare(
 
         text, code = boards.compare(
             results or "results", names or [], boards.Filter.read(None, dataset, model, protocol),
-            reference=reference, metric=metric or "top1", fail_if=fail_if or [],
+            reference=reference, metric=metric or "top1", fail_if=fail_if or [], target=target, at=at,
             format_name="json" if as_json else format_ or "text",
         )  # fmt: skip
         typer.echo(text, nl=False)

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sdbench.comparison_gate import Condition, judge
+from sdbench.comparison_pace import NOTHING, Question, paces
 from sdbench.comparison_records import METRICS, Compared, ComparedTable, Comparison, Metric, StepRatio, Verdict
 from sdbench.comparison_selection import Contest, choose
+from sdbench.comparison_summary import summarize
 from sdbench.cost.records import ProfileResult
 from sdbench.leaderboard_costs import Hardware, ratios
 from sdbench.leaderboard_groups import ground, hardware_in_use
@@ -41,15 +43,16 @@ def compare(
     fail_if: Sequence[Condition] = (),
     profiles: Iterable[ProfileResult] = (),
     damaged: Sequence[str] = (),
+    question: Question = NOTHING,
 ) -> Comparison:
     """Each named method against the reference, in every table that has both.
 
     names: methods, ``name[param=value]`` or labels of the board; a name that several variants in a table have
     stands for all of them. reference: likewise, but one variant; by default the first of ``names``. metric: one of
     ``METRICS``. fail_if: conditions that are judged for every method compared. profiles: where a step's cost is looked
-    up. p-values are adjusted by Holm over all comparisons of the answer. Raises UserError for fewer than two
-    methods, unknown names (with near matches), a reference that several variants go by, and methods
-    that share no table.
+    up. question: what is asked of learning curves. p-values are adjusted by Holm over all comparisons of the answer.
+    Raises UserError for fewer than two methods, unknown names (with near matches), a reference that several variants
+    go by, and methods that share no table.
     """
     by_id, notes = without_duplicates(results)
     contests, more = choose(by_id, names, reference)
@@ -57,7 +60,7 @@ def compare(
     rows = [[_Pair(METRICS[metric], contest.reference, other) for other in contest.others] for contest in contests]
     adjusted = holm_known({(i, k): pair.p for i, row in enumerate(rows) for k, pair in enumerate(row)})
     tables = tuple(
-        _table(contest, row, [adjusted[i, k] for k in range(len(row))], index)
+        _table(contest, row, [adjusted[i, k] for k in range(len(row))], index, question)
         for i, (contest, row) in enumerate(zip(contests, rows, strict=True))
     )
     return Comparison(
@@ -66,6 +69,9 @@ def compare(
         comparisons=sum(p is not None for p in adjusted.values()),
         tables=tables,
         outcomes=tuple(judge(c, table, row) for c in fail_if for table in tables for row in table.rows),
+        target=question.target,
+        at=question.at,
+        summary=summarize(tables, [contest.called for contest in contests]),
         notes=(*notes, *more, *(f"record left out: {sentence}" for sentence in sorted(damaged))),
     )
 
@@ -99,7 +105,11 @@ class _Pair:
 
 
 def _table(
-    contest: Contest, pairs: Sequence[_Pair], adjusted: Sequence[float | None], index: ProfileIndex
+    contest: Contest,
+    pairs: Sequence[_Pair],
+    adjusted: Sequence[float | None],
+    index: ProfileIndex,
+    question: Question,
 ) -> ComparedTable:
     reference, others = contest.reference, contest.others
     found = [reference, *others]
@@ -113,13 +123,15 @@ def _table(
     notes = [*contest.notes, *_spread_notes(rows, reference.label), *about_steps, *_step_notes(rows, task.baseline)]
     for variant in found:
         notes += trial_notes(variant) + scaling_notes(variant) + cost_notes(variant, reference)
+    found_paces, about_paces = paces(question, reference, others)
     return ComparedTable(
         **dict(ground(contest.trials, task.num_classes)),
         reference=reference.label,
         reference_value=_value(reference.values(pairs[0].metric.name)),
         hardware=tuple(h.label for h in hardware),
         rows=tuple(rows),
-        notes=tuple(notes),
+        paces=found_paces,
+        notes=(*notes, *about_paces),
     )
 
 

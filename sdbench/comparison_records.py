@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from sdbench.comparison_pace_records import Pace, Summary
 from sdbench.leaderboard_records import CostRatio, Ground
 from sdbench.spec import Record, Value
 from sdbench.statistics import LEVEL, MeanStd, PairedDifference
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Verdict = Literal["better", "worse", "not distinguishable", "n too small"]
 
@@ -85,12 +89,14 @@ class Compared(Record):
 
 
 class ComparedTable(Ground):
-    """Comparisons on one data set, network, protocol, recipe; rows in the order in which methods were named."""
+    """Comparisons on one data set, network, protocol, recipe; rows in the order in which methods were named. paces: the
+    reference's and one per row, where a target or a time was asked for."""
 
     reference: str
     reference_value: MeanStd | None
     hardware: tuple[str, ...]
     rows: tuple[Compared, ...]
+    paces: tuple[Pace, ...] = ()
     notes: tuple[str, ...]
 
 
@@ -110,7 +116,9 @@ class Outcome(Record):
 
 
 class Comparison(Record):
-    """The whole answer. comparisons: how many were tested, over which p-values are adjusted. level: of a verdict."""
+    """The whole answer. comparisons: how many were tested, over which p-values are adjusted. level: of a verdict.
+    target: a top-1 to reach, a fraction; at: seconds of training at which top-1 is looked up; None where not asked for.
+    summary: None where no method is in several tables."""
 
     metric: str
     higher_is_better: bool
@@ -118,9 +126,18 @@ class Comparison(Record):
     comparisons: int
     tables: tuple[ComparedTable, ...]
     outcomes: tuple[Outcome, ...] = ()
+    target: float | None = None
+    at: float | None = None
+    summary: Summary | None = None
     notes: tuple[str, ...]
 
     @property
     def failed(self) -> tuple[Outcome, ...]:
         """Conditions that hold or cannot be decided: a gate that cannot be judged does not open."""
         return tuple(outcome for outcome in self.outcomes if outcome.holds is not False)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row per table and method that was compared, flat and typed; see ``sdbench.frames``."""
+        from sdbench.frames import to_pandas
+
+        return to_pandas(self)

@@ -16,12 +16,14 @@ from sdbench.spec import TrialResult, Value
 
 @dataclass(frozen=True)
 class Contest:
-    """What is compared in one table. trials: all of the table's, last generations and earlier ones."""
+    """What is compared in one table. trials: all of the table's, last generations and earlier ones. called: by label,
+    what each variant goes by over several tables."""
 
     trials: Sequence[TrialResult]
     reference: Variant
     others: Sequence[Variant]
     notes: Sequence[str]
+    called: Mapping[str, str]
 
 
 def choose(
@@ -38,6 +40,7 @@ def choose(
         raise UserError("a comparison takes two methods; for example: sdbench compare ce zipf")
     groups = [(group, *variants([r for r in group if r.spec.generation is None], by_id)) for group in comparable(by_id)]
     _refuse_unknown([reference, *others], [found for _, found, _ in groups])
+    single = [n for n in (reference, *others) if not _pattern(n) and all(len(matching(n, v)) < 2 for _, v, _ in groups)]
     contests, notes = [], []
     for group, found, about in groups:
         base = _only(reference, matching(reference, found), _title(group))
@@ -47,7 +50,8 @@ def choose(
             notes.append(f"left out: {_title(group)} has {_labels(chosen)}, but no {reference}")
         elif base is not None and chosen:
             more = [f"{name} has no trial here" for name in missing]
-            contests.append(Contest(group, base, chosen, [*more, *about]))
+            called = {v.label: _called(v, single, found) for v in (base, *chosen)}
+            contests.append(Contest(group, base, chosen, [*more, *about], called))
     if not contests:
         raise UserError([_apart(reference, others, groups), *notes])
     return contests, notes
@@ -60,13 +64,23 @@ def matching(name: str, found: Sequence[Variant]) -> list[Variant]:
     exact = [variant for variant in found if variant.label == name]
     if exact:
         return exact
-    if "[" not in name and (name == "all" or "*" in name or "?" in name):
+    if _pattern(name):
         return [variant for variant in found if name == "all" or fnmatchcase(variant.method, name)]
     members = parse_variant(name)
     method = "+".join(member for member, _ in members)
     prefixes = ["", *(f"{member}." for member, _ in members[1:])]
     given = {p + key: text for p, (_, own) in zip(prefixes, members, strict=True) for key, text in own.items()}
     return [v for v in found if v.method == method and all(_has(v, key, text) for key, text in given.items())]
+
+
+def _pattern(name: str) -> bool:
+    return "[" not in name and (name == "all" or "*" in name or "?" in name)
+
+
+def _called(variant: Variant, single: Sequence[str], found: Sequence[Variant]) -> str:
+    """The first of the names that mean one variant in every table and mean this one in this, or else its label: labels
+    only tell what tells a table's variants apart."""
+    return next((name for name in single if variant in matching(name, found)), variant.label)
 
 
 def _has(variant: Variant, key: str, text: str) -> bool:

@@ -9,6 +9,7 @@ import json
 import textwrap
 from collections.abc import Callable
 
+from sdbench.comparison_pace_text import pace_cells, pace_legend, summary_cells, summary_legend, summary_title
 from sdbench.comparison_records import METRICS, Compared, ComparedTable, Comparison, Metric, Outcome, StepRatio
 from sdbench.errors import UserError, unknown
 from sdbench.leaderboard_cells import (
@@ -47,9 +48,15 @@ def _text(comparison: Comparison) -> str:
     blocks = []
     for table in comparison.tables:
         headers, rows = _cells(comparison, table, clean)
-        drawn = drawn_table(headers, rows, [i in (0, _VERDICT) for i in range(len(headers))])
+        drawn = [drawn_table(headers, rows, [i in (0, _VERDICT) for i in range(len(headers))])]
+        drawn += [drawn_table(*further, _first_left(further[0])) for further in pace_cells(comparison, table, clean)]
         above = [clean(title(table)), *map(wrapped, _about(comparison, table))]
-        blocks.append("\n".join([*above, "", drawn, *(wrapped(note, "- ") for note in table.notes)]))
+        blocks.append("\n".join([*above, "", "\n\n".join(drawn), *(wrapped(note, "- ") for note in table.notes)]))
+    if comparison.summary:
+        headers, rows = summary_cells(comparison, comparison.summary, clean)
+        below = [wrapped(note, "- ") for note in comparison.summary.notes]
+        drawn = [drawn_table(headers, rows, _first_left(headers)), *below]
+        blocks.append("\n".join([summary_title(comparison.summary), "", *drawn]))
     blocks += ["\n".join(wrapped(outcome_text(o)) for o in comparison.outcomes)] if comparison.outcomes else []
     blocks.append("\n".join(map(wrapped, _legend(comparison))))
     blocks += ["\n".join(wrapped(note, "- ") for note in comparison.notes)] if comparison.notes else []
@@ -59,13 +66,21 @@ def _text(comparison: Comparison) -> str:
 def _md(comparison: Comparison) -> str:
     from tabulate import tabulate
 
+    def plain(headers: list[str], rows: list[list[str]]) -> str:
+        align = ["left" if left else "right" for left in _first_left(headers)]
+        return tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=align)
+
     blocks = ["# Comparison"]
     for table in comparison.tables:
         headers, rows = _cells(comparison, table, markdown_text)
         align = ["left" if i in (0, _VERDICT) else "right" for i in range(len(headers))]
         drawn = tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=align)
         blocks += [f"## {markdown_text(title(table))}", *map(markdown_text, _about(comparison, table)), drawn]
+        blocks += [plain(*further) for further in pace_cells(comparison, table, markdown_text)]
         blocks += ["\n".join(f"- {markdown_text(note)}" for note in table.notes)] if table.notes else []
+    if summary := comparison.summary:
+        blocks += [f"## {summary_title(summary)}", plain(*summary_cells(comparison, summary, markdown_text))]
+        blocks += ["\n".join(f"- {markdown_text(note)}" for note in summary.notes)]
     blocks += ["\n".join(f"- {markdown_text(outcome_text(o))}" for o in comparison.outcomes)]
     blocks += map(markdown_text, _legend(comparison))
     blocks += ["\n".join(f"- {markdown_text(note)}" for note in comparison.notes)]
@@ -73,6 +88,10 @@ def _md(comparison: Comparison) -> str:
 
 
 _VERDICT = 4
+
+
+def _first_left(headers: list[str]) -> list[bool]:
+    return [i == 0 for i in range(len(headers))]
 
 
 def _cells(
@@ -121,7 +140,7 @@ def _legend(comparison: Comparison) -> list[str]:
             "step ×: time of a training step over that of the reference's in one profile, median over rounds; "
             "peak ×: live tensors at the peak of a step. Both leave out loading, per-epoch work, earlier generations."
         )
-    return lines
+    return [*lines, *pace_legend(comparison), *summary_legend(comparison)]
 
 
 def outcome_text(outcome: Outcome) -> str:

@@ -35,6 +35,7 @@ class Spent:
     seconds: processor time of training on a CPU, wall time of training on a GPU; None where it is not
     known, for the reason in ``problem``. peak_bytes: the largest of the chain. forward_per_image: images
     forwarded in the whole chain per labelled image of the last generation; None with a gap in the chain.
+    before_s: wall time of training the earlier generations; of no use where ``problem`` says why.
     """
 
     hardware: Hardware
@@ -42,6 +43,7 @@ class Spent:
     peak_bytes: int | None
     forward_per_image: float | None
     problem: str
+    before_s: float = 0.0
 
 
 def hardware_of(result: TrialResult) -> Hardware:
@@ -65,9 +67,9 @@ def spent(result: TrialResult, by_id: Mapping[str, TrialResult]) -> Spent | None
         return Spent(hardware, None, None, forwards, "its generations ran on unlike hardware")
     problems = [p for c in costs if not c.timing_valid for p in c.timing_problems or ("no reason recorded",)]
     seconds = None if problems else sum(_seconds(c, hardware) for c in costs)
-    return Spent(
-        hardware, seconds, max(c.peak_memory_bytes for c in costs), forwards, "; ".join(dict.fromkeys(problems))
-    )
+    peak = max(c.peak_memory_bytes for c in costs)
+    before_s = sum(c.train_s for c in costs[1:])
+    return Spent(hardware, seconds, peak, forwards, "; ".join(dict.fromkeys(problems)), before_s)
 
 
 def _seconds(cost: Cost, hardware: Hardware) -> float:
