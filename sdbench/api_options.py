@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from sdbench.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from sdbench.store import Damaged
 
 One = str | int | float | Path | None
 Many = str | int | Path | Iterable[str | int | Path] | None
@@ -86,6 +90,30 @@ class ClaimsOptions(TypedDict, total=False):
     results: One
 
 
+class DistillOptions(TypedDict, total=False):
+    """What ``sdbench distill`` takes; see ``sdbench distill --help``."""
+
+    teachers: Many
+    student: One
+    temperatures: Many
+    alpha: Many
+    dataset: Many
+    model: Many
+    seeds: Many
+    protocol: One
+    teacher_epochs: One
+    epochs: One
+    data_dir: One
+    results: One
+    engine: One
+    device: One
+    gpus: One
+    cpus: One
+    compile: One
+    timeout: One
+    rerun: One
+
+
 def text(value: object) -> str:
     """A value as it would be typed."""
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -115,6 +143,22 @@ def typed(options: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
             plain = isinstance(value, str | int | float | Path)
             found[name] = text(value) if plain else texts(value)
     return found
+
+
+def given(value: One) -> str | None:
+    """A value as it would be typed, where there is one."""
+    return None if value is None else text(value)
+
+
+def folder(results: One) -> Path:
+    """A results folder's place."""
+    return Path(text(results)).expanduser().absolute()
+
+
+def warn(damaged: Iterable[Damaged]) -> None:
+    """A warning for each damaged record, in the name of who called the function that calls this one."""
+    for one in damaged:
+        warnings.warn(f"damaged record left out: {one.path}: {one.reason}", stacklevel=3)
 
 
 def command(verb: str, options: Mapping[str, Any]) -> list[str]:

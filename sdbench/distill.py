@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdbench import boards, registry
-from sdbench.commands import preview
-from sdbench.distill_table import Lesson, build, render
+from sdbench import registry
+from sdbench.commands import carry_out, preview
+from sdbench.distill_table import DistillTable, Lesson, build, render
 from sdbench.errors import UserError
 from sdbench.identity import method_source
 from sdbench.plan import Plan, make_plan
 from sdbench.protocol import DISTILLED, PROTOCOLS
 from sdbench.request import Problems, Request
-from sdbench.run import execute, summary
+from sdbench.run import Outcome, summary
 from sdbench.selectors import split_list
 from sdbench.spec import Identity, Trial, TrialResult, TrialSpec, Value, digest
 from sdbench.store import Store
@@ -54,10 +54,14 @@ def run(
     found = plan_distillation(flags, command)
     if dry_run:
         return preview(found.plan, as_json), [], 0
-    outcome = execute(found.plan, quiet=quiet)
-    written = boards.write(Store(Path(found.plan.results)))
-    table = build(found.lessons, found.alone, outcome.results, found.plan.baseline)
+    table, outcome, written = teach(found, quiet=quiet)
     return render(table, as_json), summary(found.plan, outcome, written), outcome.exit_code
+
+
+def teach(found: Distillation, *, quiet: bool) -> tuple[DistillTable, Outcome, Path]:
+    """Train the students that are missing and write the boards: the table, every trial's record, the board to see."""
+    outcome, written = carry_out(found.plan, quiet=quiet)
+    return build(found.lessons, found.alone, outcome.results, found.plan.baseline), outcome, written
 
 
 def plan_distillation(flags: Mapping[str, Any], command: Sequence[str] = ()) -> Distillation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
@@ -12,6 +13,9 @@ from sdbench.leaderboard_cells import MISSING, gain_text
 from sdbench.leaderboard_variants import seed_list
 from sdbench.spec import Record, Trial, TrialResult
 from sdbench.statistics import LEAST_SEEDS, MeanStd, PairedDifference, mean_std, paired_difference
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,12 @@ class DistillTable(Record):
     alone: MeanStd | None
     rows: tuple[StudentRow, ...]
     notes: tuple[str, ...]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row per teacher, temperature and weight, flat and typed; see ``sdbench.frames``."""
+        from sdbench.frames import to_pandas
+
+        return to_pandas(self)
 
 
 _Key = tuple[str, float, float]

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import typer.main
 from typer.testing import CliRunner
 
 import sdbench
-from sdbench import api, frames
-from sdbench.api_options import ClaimsOptions, ProfileOptions, RunOptions, command, typed
+from sdbench import api
+from sdbench.api_options import ClaimsOptions, DistillOptions, ProfileOptions, RunOptions, command, typed
 from sdbench.cli import app
 from sdbench.cost.records import ProfileResult, ProfileRow
 from sdbench.cost.request import ProfileRequest
 from sdbench.engine.job import Job
 from sdbench.errors import UserError
-from sdbench.leaderboard_records import Board, Table
+from sdbench.leaderboard_records import Board
 from sdbench.request import Request
 from sdbench.spec import TrialResult
 from sdbench.store import Store
@@ -32,7 +31,9 @@ from sdbench.train import run_trial
 
 Writer = Callable[..., Path]
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
-WITHOUT_FUNCTION = {"list": "list_methods and others", "show": "trial", "schema": "schema"}
+SIGNED = ("leaderboard", "compare", "validate", "merge", "schema", "report", "plot", "analyze")
+SIGNED += ("check", "doctor", "describe")
+"""Commands whose functions name their arguments themselves."""
 
 
 def cli(*arguments: object) -> str:
@@ -74,21 +75,11 @@ def test_keyword_arguments_are_named_as_options() -> None:
     assert {*ProfileOptions.__annotations__, "sweep"} == ProfileRequest.model_fields.keys()
     assert ClaimsOptions.__annotations__.keys() <= ProfileRequest.model_fields.keys()
     group = typer.main.get_command(app)
-    for verb in (
-        "leaderboard",
-        "compare",
-        "doctor",
-        "describe",
-        "validate",
-        "merge",
-        "check",
-        "report",
-        "plot",
-        "analyze",
-    ):
+    own = {verb: set(inspect.signature(getattr(api, verb)).parameters) - {"write"} for verb in SIGNED}
+    own["distill"] = set(DistillOptions.__annotations__)
+    for verb, names in own.items():
         options = {p.name.rstrip("_") for p in group.commands[verb].params}  # type: ignore[attr-defined]
-        own = set(inspect.signature(getattr(api, verb)).parameters) if hasattr(api, verb) else set()
-        assert own <= options | {"write", "paths", "sources"}, verb
+        assert names == options - {"as_json", "format", "quiet", "dry_run"}, verb
 
 
 @pytest.mark.parametrize("options", [{"metods": "ce"}, {"methods": "ce", "lrr": 1}])
@@ -206,17 +197,132 @@ def test_compare_returns_the_comparison(results: Path) -> None:
     assert len(found.failed) == 1
     told = json.loads(CliRunner().invoke(app, ["compare", "ce", "ls", "--results", str(results), "--json"]).stdout)
     assert told["tables"][0]["rows"][0]["difference"]["mean"] == row.difference.mean
+    plain = api.compare("ce", "ls", results=results, metric="ece")
+    told = json.loads(cli("compare", "ce", "ls", "--metric", "ece", "--results", results, "--json"))
+    assert told == plain.model_dump(mode="json")
+
+
+def test_compare_looks_up_learning_curves(small_world: Any) -> None:
+    found = api.compare("ce", "ls", target=30, at=0.5, results=small_world.results)
+    words = ["compare", "ce", "ls", "--target", 30, "--at", 0.5, "--results", small_world.results, "--json"]
+    assert json.loads(cli(*words)) == found.model_dump(mode="json")
+    assert found != api.compare("ce", "ls", results=small_world.results)
+
+
+def test_published_numbers_stand_on_the_board_where_asked_for(tmp_path: Path, write_trial: Writer) -> None:
+    results = tmp_path / "results"
+    for method in ("ce", "ls"):
+        write_trial(results, method, dataset="cifar100")
+    told = json.loads(cli("leaderboard", "--published", "--results", results, "--json"))
+    board = api.leaderboard(results=results, published=True)
+    own = {row.label: [each.model_dump(mode="json") for each in row.published] for row in board.tables[0].rows}
+    assert {row["label"]: row["published"] for row in told["tables"][0]["rows"]} == own
+    assert any(own.values())
+    assert not any(row.published for row in api.leaderboard(results=results).tables[0].rows)
+
+
+def test_analyses_are_those_of_the_command(small_world: Any, tmp_path: Path) -> None:
+    own = {"results": small_world.results, "data_dir": small_world.pictures}
+    found = api.analyze("ce", "ls", **own, classes=[2, 0, 1], output=tmp_path / "p.svg")
+    words = ["analyze", "ce,ls", "--results", small_world.results, "--data-dir", small_world.pictures]
+    told = json.loads(cli(*words, "--classes", "2,0,1", "--output", tmp_path / "p.svg", "--json"))
+    assert told == [each.model_dump(mode="json") for each in found]
+    (group,) = found
+    assert [row.label for row in group.zipf] == [row.label for row in group.geometry] == ["ce", "ls"]
+    assert group.classes == ("class2", "class0", "class1")
+    assert set(group.pictures) == {"zipf", "calibration", "geometry"}
+    assert {Path(path) for path in group.pictures.values()} == set(tmp_path.iterdir())
+    (some,) = api.analyze("ls", kind="zipf", over="all", ranks="1-4", seeds=1, results=small_world.results)
+    assert [row.seeds for row in some.zipf] == [(1,)]
+    assert (some.last_rank, some.target_left_out, some.calibration, some.pictures) == (4, False, (), {})
+    with pytest.raises(UserError) as caught:
+        api.analyze("ce", kind="zpf", ranks="few", train_images=-1, results=small_world.results)
+    assert len(caught.value.problems) == 3
+
+
+def test_what_an_analysis_could_not_look_at_is_in_its_notes(small_world: Any, tmp_path: Path) -> None:
+    root = shutil.copytree(small_world.results, tmp_path / "results")
+    next(root.glob("trials/**/logits.safetensors")).unlink()
+    (found,) = api.analyze(kind="zipf", results=root)
+    assert len(found.notes) == 1
+    assert "were not kept" in found.notes[0]
+    assert sum(len(row.seeds) for row in found.zipf) == 3
+    done = CliRunner().invoke(app, ["analyze", "--kind", "zipf", "--results", str(root), "--json"])
+    assert done.exit_code == 1
+    assert json.loads(done.stdout) == [found.model_dump(mode="json")]
+
+
+def test_files_are_those_of_the_commands(small_world: Any, tmp_path: Path) -> None:
+    page, figure = tmp_path / "r.html", tmp_path / "z.svg"
+    written = api.report(page, results=small_world.results)
+    first = page.read_bytes()
+    told = json.loads(cli("report", "--output", page, "--results", small_world.results, "--json"))
+    assert told == written.model_dump(mode="json")
+    assert (written.trials, written.boards, written.damaged) == (4, 1, 0)
+    assert (Path(written.output), written.bytes) == (page, len(first))
+    assert page.read_bytes() == first
+
+    drawn = api.plot("zipf", figure, methods="ls", results=small_world.results)
+    words = ["plot", "zipf", "--output", figure, "--methods", "ls", "--results", small_world.results]
+    assert json.loads(cli(*words, "--json")) == drawn.model_dump(mode="json")
+    assert "<svg" in figure.read_text()
+    assert cli(*words) == f"wrote {figure}\n{drawn.caption}\n"
+    with pytest.raises(UserError, match="did you mean 'zipf'"):
+        api.plot("zpf", figure, results=small_world.results)
+    with pytest.raises(UserError, match="give a file"):
+        api.plot("zipf", None, results=small_world.results)
+    with pytest.raises(UserError, match="has to end with"):
+        api.report(tmp_path / "r.pdf", results=small_world.results)
+
+
+def test_a_report_of_damaged_records_warns(results: Path) -> None:
+    next(results.glob("trials/*/*/*/*/trial.json")).write_text("{}")
+    with pytest.warns(UserWarning, match="damaged record left out") as caught:
+        written = api.report(results=results)
+    assert (written.damaged, written.trials, Path(written.output)) == (1, 5, results / "report.html")
+    assert caught[0].filename == __file__
+
+
+def test_distill_returns_the_table(
+    small_world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sdbench.run.ENGINES", {"local": run_here})
+    root = shutil.copytree(small_world.results, tmp_path / "results")
+    images = f"folder:{small_world.pictures}"
+    options: dict[str, Any] = {
+        "teachers": ["ce", "ls"], "temperatures": 4, "dataset": images, "results": root, "engine": "local",
+        "device": "cpu", "seeds": 0,
+    }  # fmt: skip
+    plan = api.plan_distill(**options, alpha=[0.5, 1])
+    assert [t.spec.method for t in plan.trials] == ["ce", "kd", "kd", "kd", "kd"]
+    table = api.distill(**options)
+    assert capfd.readouterr() == ("", "")
+    assert [(row.teacher, row.temperature, row.alpha, row.seeds) for row in table.rows] == [
+        ("ce", 4.0, 0.9, (0,)), ("ls", 4.0, 0.9, (0,)),
+    ]  # fmt: skip
+    words = ["distill", "--teachers", "ce,ls", "--temperatures", 4, "--dataset", images, "--results", root]
+    words += ["--engine", "local", "--device", "cpu", "--seeds", 0, "--quiet", "--json"]
+    assert json.loads(cli(*words)) == table.model_dump(mode="json")
+    assert len(table.to_pandas()) == 2
+    students = [each for each in api.trials(root) if each.spec.method == "kd"]
+    assert len(students) == 2
+    assert students[0].provenance.command[:3] == ("distill", "--teachers", "ce,ls")
+    with pytest.raises(UserError) as caught:
+        api.distill(**{**options, "temperatures": [0, "hot"]})
+    assert len(caught.value.problems) == 2
+    with pytest.raises(UserError, match="did you mean 'teachers'"):
+        api.distill(**{**options, "teacher": "ce"})
 
 
 def test_claims_without_measuring() -> None:
     table = api.claims(results=PUBLISHED, methods="zipf", model="resnet20", classes=100)
-    assert [row.method for row in table.rows] == ["zipf"]
+    assert [row.method for row in table.rows] == ["ce", "zipf"]  # the baseline, to which all else is relative
     told = json.loads(
         cli(
             "claims", "--results", PUBLISHED, "-m", "zipf", "-M", "resnet20", "--classes", 100, "--no-measure", "--json"
         )
     )
-    assert told["rows"] == json.loads(table.model_dump_json())["rows"]
+    assert told == table.model_dump(mode="json")
 
 
 def test_profiles_are_kept_and_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,91 +359,3 @@ def test_a_damaged_record_is_a_warning(results: Path) -> None:
     path.write_text("{}")
     with pytest.warns(UserWarning, match="damaged record left out"):
         assert len(api.trials(results)) == 5
-
-
-def test_a_frame_of_trials(results: Path) -> None:
-    trials = api.trials(results)
-    frame = api.to_pandas(trials)
-    assert len(frame) == 6
-    assert frame.columns.is_unique
-    assert frame["trial_id"].tolist() == [t.trial_id for t in trials]
-    expected = {
-        "method": "string", "seed": "Int64", "status": "string", "epochs": "Int64", "lr": "float64", "top1": "float64",
-        "scaled_nll": "float64", "temperature": "float64", "held_out": "Int64", "timing_valid": "boolean",
-        "generation": "Int64", "finished": "datetime64[ns, UTC]", "train_s": "float64", "param.smoothing": "float64",
-        "param.spread": "string", "versions": "string", "initial_weights": "string", "num_classes": "Int64",
-    }  # fmt: skip
-    assert {name: str(frame[name].dtype) for name in expected} == expected
-    by_method = frame.groupby("method")["top1"].mean()
-    assert by_method["ls"] == pytest.approx(0.5)
-    assert by_method["ce"] == pytest.approx(0.25)
-    assert frame.loc[frame["method"] == "ce", "param.smoothing"].isna().all()
-    assert math.isnan(frame["scaled_nll"].iloc[0])
-    assert json.loads(frame["versions"].iloc[0]) == {"torch": "2.10.0"}
-    assert frame["finished"].iloc[0] == pd.Timestamp("2026-01-01T01:00:00Z")
-
-
-def test_frames_have_the_same_columns_whatever_is_in_them(results: Path, tmp_path: Path, write_trial: Writer) -> None:
-    some = api.to_pandas(api.trials(results)).dtypes
-    none = api.to_pandas([]).dtypes
-    plain = some[[name for name in some.index if not name.startswith("param.")]]
-    assert plain.equals(none)
-    write_trial(tmp_path / "one", status="nan", metrics=None, cost=None, pairing=None)
-    assert api.to_pandas(api.trials(tmp_path / "one")).dtypes.equals(none)
-
-
-def leaves(kind: type[Any]) -> int:
-    """Fields of a record, those of its parts counted instead of the part; parameters not."""
-    return sum(leaves(own) if what == "record" else what == "plain" for what, own in frames._fields(kind).values())
-
-
-@pytest.mark.parametrize("kind", [TrialResult, ProfileRow, ProfileResult])
-def test_no_two_fields_share_a_column(kind: type[Any]) -> None:
-    assert len(frames.types_of(kind)) == leaves(kind)
-
-
-def test_a_frame_of_profiles_loses_no_column_of_a_profile_to_its_rows() -> None:
-    whole, row = frames.types_of(ProfileResult), frames.types_of(ProfileRow)
-    assert whole.keys() & row.keys() == set()
-    frame = api.to_pandas(api.profiles(PUBLISHED))
-    published = api.profiles(PUBLISHED)
-    assert len(frame) == sum(len(each.rows) for each in published)
-    zipf = frame[(frame["method"] == "zipf") & (frame["num_classes"] == 10000)]
-    row_of = next(p for p in published if p.setting.num_classes == 10000).row("zipf")
-    assert row_of is not None
-    assert row_of.time_ratio is not None
-    assert zipf["time_ratio_median"].tolist() == [row_of.time_ratio.median]
-    assert zipf["memory_peak_bytes"].tolist() == [row_of.memory.peak_bytes if row_of.memory else None]
-
-
-def test_a_frame_of_a_board(results: Path) -> None:
-    board = api.leaderboard(results=results)
-    frame = board.to_pandas()
-    assert frame.equals(api.to_pandas(board))
-    assert frame["method"].tolist() == [row.method for row in board.tables[0].rows]
-    ls = frame[frame["method"] == "ls"].iloc[0]
-    assert ls["top1"] == pytest.approx(0.5)
-    assert ls["top1_std"] == pytest.approx(0.25)  # of 0.5, 0.75, 0.25
-    assert ls["gain"] == pytest.approx(0.25)
-    assert (ls["n"], ls["gain_n"], ls["trials_ok"], ls["trials_failed"]) == (3, 3, 3, 0)
-    assert ls["gain_low"] < 0.25 < ls["gain_high"]
-    assert (ls["dataset"], ls["network"], ls["epochs"]) == ("glyphs", "resnet8", 2)
-    dtypes = {name: str(frame[name].dtype) for name in ("baseline", "rank", "top1", "label", "image_size", "step_time")}
-    assert dtypes == {
-        "baseline": "boolean", "rank": "Int64", "top1": "float64", "label": "string", "image_size": "Int64",
-        "step_time": "float64",
-    }  # fmt: skip
-    assert frame.columns.is_unique
-    assert (
-        Board(tables=(), notes=())
-        .to_pandas()
-        .dtypes.equals(frame.dtypes[[c for c in frame.columns if not c.startswith("param.")]])
-    )
-    assert isinstance(board.tables[0], Table)
-
-
-def test_other_things_make_no_frame(results: Path) -> None:
-    mixed = [*api.trials(results), *api.profiles(PUBLISHED)]
-    for wrong in (mixed, ["trial"], [1]):
-        with pytest.raises(TypeError, match="to_pandas"):
-            api.to_pandas(wrong)  # type: ignore[arg-type]

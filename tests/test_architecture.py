@@ -96,7 +96,7 @@ def test_a_method_imports_no_other_method_and_no_harness() -> None:
 
 
 LAYERS = [
-    {"sdbench.cli"},
+    {"sdbench.cli", "sdbench.api", "sdbench.api_cost", "sdbench.api_evidence"},
     {"sdbench.report.commands"},
     {"sdbench.report.page", "sdbench.report.plots"},
     {"sdbench.report.figures", "sdbench.report.listings", "sdbench.report.plot_style"},

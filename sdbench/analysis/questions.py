@@ -38,12 +38,11 @@ class Asked:
 
 @dataclass
 class Answer:
-    """One group's analysis and its pictures by kind, while they are made. failed: something could not be looked at."""
+    """One group's analysis and its pictures by kind, while they are made. notes: what could not be looked at."""
 
     found: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     pictures: dict[str, Any] = field(default_factory=dict)
-    failed: bool = False
 
 
 def read_asked(
@@ -81,20 +80,30 @@ def read_asked(
 
 
 def analyze(results: str, choice: Choice, asked: Asked, *, as_json: bool = False) -> tuple[str, list[str], int]:
-    """The answers as text or JSON, the pictures that were written, and 1 where something could not be looked at, else
-    0. Raises UserError where no trial is meant, or the one kind asked for has no answer at all."""
-    root = Path(results).expanduser().absolute()
-    groups = choose(Store(root), choice)
-    answers = [_answer(Store(root), group, asked) for group in groups]
-    analyses = [Analysis(title=g.title, notes=tuple(a.notes), **a.found) for g, a in zip(groups, answers, strict=True)]
-    if not any(a.zipf or a.calibration or a.geometry for a in analyses):
-        raise UserError([note for a in analyses for note in a.notes] or "nothing to analyze")
-    written = _write(answers, asked)
+    """The answers (``analyses``) as text or JSON, the pictures that were written, and 1 where something could not be
+    looked at, else 0."""
+    found = analyses(results, choice, asked)
     if as_json:
-        shown = json.dumps([a.model_dump(mode="json") for a in analyses], indent=1)
+        shown = json.dumps([a.model_dump(mode="json") for a in found], indent=1)
     else:
-        shown = "\n\n\n".join(tables.text(a) for a in analyses)
-    return shown, [f"picture: {path}" for path in written], int(any(a.failed for a in answers))
+        shown = "\n\n\n".join(tables.text(a) for a in found)
+    pictures = [path for a in found for path in a.pictures.values()]
+    return shown, [f"picture: {path}" for path in pictures], int(any(a.notes for a in found))
+
+
+def analyses(results: str, choice: Choice, asked: Asked) -> list[Analysis]:
+    """The answers, a record for each group of trials that can be set side by side; pictures are written where they are
+    asked for. Raises UserError where no trial is meant, or none of what was asked has an answer."""
+    store = Store(Path(results).expanduser().absolute())
+    groups = choose(store, choice)
+    answers = [_answer(store, group, asked) for group in groups]
+    if not any(answer.found for answer in answers):
+        raise UserError([note for answer in answers for note in answer.notes] or "nothing to analyze")
+    written = _write(answers, asked)
+    return [
+        Analysis(title=group.title, notes=tuple(answer.notes), pictures=pictures, **answer.found)
+        for group, answer, pictures in zip(groups, answers, written, strict=True)
+    ]
 
 
 def _answer(store: Store, group: Group, asked: Asked) -> Answer:
@@ -107,7 +116,6 @@ def _answer(store: Store, group: Group, asked: Asked) -> Answer:
 
 def _note(answer: Answer, notes: Sequence[str]) -> None:
     answer.notes += [note for note in notes if note not in answer.notes]
-    answer.failed = answer.failed or bool(notes)
 
 
 def _ask_zipf(store: Store, group: Group, asked: Asked, answer: Answer) -> None:
@@ -169,17 +177,18 @@ def _ask_geometry(store: Store, group: Group, asked: Asked, answer: Answer) -> N
         answer.pictures["geometry"] = pictures.geometry(drawings, names, group.title)
 
 
-def _write(answers: Sequence[Answer], asked: Asked) -> list[Path]:
-    """Write the pictures; with several kinds or groups, the kind or the group's number goes into the file's name."""
+def _write(answers: Sequence[Answer], asked: Asked) -> list[dict[str, str]]:
+    """Write the pictures; with several kinds or groups, the kind or the group's number goes into the file's name.
+    Returns the files by kind, of each answer."""
+    written: list[dict[str, str]] = [{} for _ in answers]
     if asked.output is None:
-        return []
+        return written
     from sdbench.analysis import pictures
 
-    written = []
     for number, answer in enumerate(answers, start=1):
         for kind, figure in answer.pictures.items():
             marks = [*([kind] if len(asked.kinds) > 1 else []), *([str(number)] if len(answers) > 1 else [])]
             path = asked.output.with_stem("-".join([asked.output.stem, *marks]))
             pictures.save(figure, path)
-            written.append(path)
+            written[number - 1][kind] = str(path)
     return written

@@ -85,7 +85,8 @@ class GeometryRow(Record):
 
 
 class Analysis(Record):
-    """All answers on one group of trials that can be compared. notes: what to know, and what could not be looked at."""
+    """All answers on one group of trials that can be compared. notes: what could not be looked at, and what was used
+    instead. pictures: the files that were drawn, by kind; empty unless they were asked for."""
 
     title: str
     first_rank: int | None = None
@@ -96,3 +97,4 @@ class Analysis(Record):
     geometry: tuple[GeometryRow, ...] = ()
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    pictures: dict[str, str] = {}

@@ -14,6 +14,9 @@ from sdbench.report.material import Entry
 from sdbench.report.reliability import Reliability
 from sdbench.report.svg import COLOURS, Axis, axis, chart, frame, marker, path, short, tag
 
+LABELLED = 60
+"""Methods in a scatter plot up to which all have a label, not only those on the front: of more none could be read."""
+
 WIDTH, HEIGHT = 560.0, 340.0
 LEFT, RIGHT, TOP, BOTTOM = 54.0, 16.0, 14.0, 42.0
 SIDE = 190.0
@@ -57,7 +60,8 @@ def scatter(ident: str, title: str, found: Tradeoff, style: Mapping[str, str]) -
         parts.append(tag("path", d=path([(x.at(a), y.at(b)) for a, b in corners]), class_="front"))
     boxes: list[tuple[float, float]] = [(x.at(s.cost), y.at(100 * s.top1)) for s in spots]
     for s in spots:
-        parts.append(_spot(s.entry, x, y, (s.cost, s.low, s.high), (s.top1, s.std, s.n), s.front, style, boxes))
+        room = boxes if s.front or len(spots) <= LABELLED else None
+        parts.append(_spot(s.entry, x, y, (s.cost, s.low, s.high), (s.top1, s.std, s.n), s.front, style, room))
     named = ", ".join(s.entry.name for s in spots if s.front)
     about = f"{len(spots)} methods; top-1 accuracy against {found.axis}, {found.about}. Pareto front: {named}."
     return chart(ident, title, about, WIDTH, HEIGHT, *parts)
@@ -65,8 +69,9 @@ def scatter(ident: str, title: str, found: Tradeoff, style: Mapping[str, str]) -
 
 def _spot(
     entry: Entry, x: Axis, y: Axis, cost: tuple[float, float, float], top1: tuple[float, float | None, int],
-    front: bool, style: Mapping[str, str], boxes: list[tuple[float, float]],
+    front: bool, style: Mapping[str, str], boxes: list[tuple[float, float]] | None,
 ) -> Markup:  # fmt: skip
+    """A method's marker. boxes: what its label must not hide; None for no label."""
     own = style[entry.letter]
     at, up = x.at(cost[0]), y.at(100 * top1[0])
     spread = "" if top1[1] is None else f" ± {100 * top1[1]:.2f}"
@@ -79,14 +84,17 @@ def _spot(
     if cost[1] < cost[2]:
         bars.append(f"M{short(x.at(cost[1]))} {short(up)}H{short(x.at(cost[2]))}")
     label = entry.name if len(entry.name) <= 14 else entry.letter
-    place = _free(at, up, 6.2 * len(label), x, boxes)
+    text = Markup("")
+    if boxes is not None:
+        left, middle = _free(at, up, 6.2 * len(label), x, boxes)
+        text = tag("text", label, x=left, y=middle + 4, class_="point")
     return tag(
         "g",
         tag("title", said + on),
         *(tag("path", d=bar, class_=f"error {own}") for bar in bars),
         tag("circle", cx=at, cy=up, r=8.0, class_="ring") if front else Markup(""),
         marker(at, up, own),
-        tag("text", label, x=place[0], y=place[1] + 4, class_="point"),
+        text,
         class_="spot",
         tabindex=0,
         role="img",

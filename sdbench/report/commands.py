@@ -2,19 +2,64 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from sdbench.boards import Filter
-from sdbench.errors import EnvironmentProblem, UserError
-from sdbench.report.material import Material, read
-from sdbench.store import replacing, write_atomic
+from sdbench.errors import EnvironmentProblem, UserError, unknown
+from sdbench.report.material import read
+from sdbench.spec import Record
+from sdbench.store import Damaged, replacing, write_atomic
+
+
+class ReportFile(Record):
+    """A report that was written. output: the file. bytes: its size. damaged: records left out, which it names."""
+
+    output: str
+    trials: int
+    boards: int
+    bytes: int
+    damaged: int
+
+
+class PlotFile(Record):
+    """A figure that was written. output: the file. left_out: what could not be drawn, and why."""
+
+    output: str
+    kind: str
+    caption: str
+    left_out: tuple[str, ...]
 
 
 def report(results: str, output: str | None, chosen: Filter, as_json: bool = False) -> tuple[str, int]:
-    """Write the report; by default ``report.html`` in the results folder. What to print, and the exit code: 1 where a
-    record is damaged, which the report names. Raises UserError for a file that is not HTML, and for nothing to show."""
+    """Write the report (``write_report``). What to print, and the exit code: 1 where a record is damaged."""
+    done, damaged = write_report(results, output, chosen)
+    answer = f"wrote {done.output}: {done.trials} trials, {done.boards} boards; open it in a browser"
+    return done.model_dump_json(indent=1) if as_json else answer, _tell(damaged)
+
+
+def plot(kind: str, results: str, output: str | None, chosen: Filter, as_json: bool = False) -> tuple[str, int]:
+    """Draw one figure (``write_plot``). What to print (its caption), and the exit code: 1 where a record is damaged."""
+    done, damaged = write_plot(kind, results, output, chosen)
+    if as_json:
+        return done.model_dump_json(indent=1), _tell(damaged)
+    for line in done.left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    return f"wrote {done.output}\n{done.caption}", _tell(damaged)
+
+
+def _tell(damaged: Sequence[Damaged]) -> int:
+    """Tell of damaged records; the exit code."""
+    for one in damaged:
+        print(f"damaged record left out: {one.path}: {one.reason}", file=sys.stderr)
+    return 1 if damaged else 0
+
+
+def write_report(results: str, output: str | None, chosen: Filter) -> tuple[ReportFile, tuple[Damaged, ...]]:
+    """Write the report, by default ``report.html`` in the results folder: what was written, and the damaged records,
+    which the report names. Raises UserError for a file that is not HTML and for nothing to show, EnvironmentProblem
+    for a file that cannot be written."""
     path = Path(output).expanduser() if output else Path(results).expanduser() / "report.html"
     _check(path, ("html", "htm"), "sdbench report --output report.html")
     material = read(results, chosen)
@@ -25,18 +70,14 @@ def report(results: str, output: str | None, chosen: Filter, as_json: bool = Fal
         write_atomic(path, text)
     except OSError as error:
         raise _cannot_write(path, error) from error
-    answer = f"wrote {path}: {len(material.trials)} trials, {len(material.board.tables)} boards; open it in a browser"
-    if as_json:
-        facts = {"trials": len(material.trials), "boards": len(material.board.tables), "bytes": len(text.encode())}
-        answer = json.dumps({"output": str(path), **facts, "damaged": len(material.damaged)}, indent=1)
-    return answer, _damaged(material)
-
-
-def _damaged(material: Material) -> int:
-    """Tell of damaged records; the exit code."""
-    for one in material.damaged:
-        print(f"damaged record left out: {one.path}: {one.reason}", file=sys.stderr)
-    return 1 if material.damaged else 0
+    done = ReportFile(
+        output=str(path),
+        trials=len(material.trials),
+        boards=len(material.board.tables),
+        bytes=len(text.encode()),
+        damaged=len(material.damaged),
+    )
+    return done, material.damaged
 
 
 def _check(path: Path, suffixes: tuple[str, ...], example: str) -> None:
@@ -52,17 +93,16 @@ def _cannot_write(path: Path, error: OSError) -> EnvironmentProblem:
     return EnvironmentProblem(f"{path} cannot be written ({why}); give another file with --output")
 
 
-def plot(kind: str, results: str, output: str | None, chosen: Filter, as_json: bool = False) -> tuple[str, int]:
-    """Draw one figure for a paper and write it as SVG, PDF or PNG; what to print (its caption), and the exit code.
+def write_plot(kind: str, results: str, output: str | None, chosen: Filter) -> tuple[PlotFile, tuple[Damaged, ...]]:
+    """Draw one figure for a paper and write it as SVG, PDF or PNG: what was written, and the damaged records.
 
-    Raises UserError for an unknown kind or suffix, and where there is nothing to draw, with what is missing.
+    Raises UserError for an unknown kind or suffix, and where there is nothing to draw, with what is missing;
+    EnvironmentProblem for a file that cannot be written.
     """
     from sdbench.report.plot_style import SUFFIXES
     from sdbench.report.plots import KINDS, draw
 
     if kind not in KINDS:
-        from sdbench.errors import unknown
-
         raise UserError(unknown("plot", kind, KINDS))
     if not output:
         raise UserError(f"give a file for the figure, as in `sdbench plot {kind} --output {kind}.pdf`")
@@ -75,9 +115,5 @@ def plot(kind: str, results: str, output: str | None, chosen: Filter, as_json: b
             drawn.save(temporary, path.suffix.lower().removeprefix("."))
     except OSError as error:
         raise _cannot_write(path, error) from error
-    if as_json:
-        answer = json.dumps({"output": str(path), "kind": kind, "caption": drawn.caption, "left_out": drawn.left_out})
-        return answer, _damaged(material)
-    for line in drawn.left_out:
-        print(f"left out: {line}", file=sys.stderr)
-    return f"wrote {path}\n{drawn.caption}", _damaged(material)
+    done = PlotFile(output=str(path), kind=kind, caption=drawn.caption, left_out=tuple(drawn.left_out))
+    return done, material.damaged
