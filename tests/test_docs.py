@@ -1,22 +1,29 @@
-"""What the documents say is run: doctests, README's commands, CONTRIBUTING's method."""
+"""What the documents say holds: doctests, links, the map of files, and the facts that pages state about the code."""
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import re
-import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from sdbench.cli import app
-from sdbench.cost.records import ProfileResult, ProfileRow
-from sdbench.cost.request import ProfilePlan
-from sdbench.train import provenance
+from sdbench import api, leaderboard_columns
+from sdbench.checks import CHECKS
+from sdbench.cost import contestant, counts, groups, timing, verdict
+from sdbench.cost.request import ProfileRequest, make_plans
+from sdbench.protocol import DISTILLED, HOLDOUT, PROTOCOLS, Protocol
+from sdbench.registry import register
+from sdbench.spec import TEMPERATURES, Recipe
+from sdbench.statistics import LEAST_SEEDS, LEVEL
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
+LONGEST = 200
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in sorted((ROOT / "sdbench").rglob("*.py"))
@@ -24,66 +31,22 @@ MODULES = [
 ] + [f"sdbench.methods.{path.stem}" for path in sorted((ROOT / "methods").glob("*.py")) if path.stem != "__init__"]
 
 
+def read(name: str) -> str:
+    """A page of docs/ with its line breaks as spaces."""
+    return " ".join((ROOT / "docs" / name).read_text(encoding="utf-8").split())
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_doctests(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-def code_blocks(path: Path) -> list[str]:
-    """The indented and the fenced blocks of a document, without their indentation."""
-    text = path.read_text()
-    fenced = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
-    indented = re.findall(r"(?:^    .*\n)+", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
-    return [*fenced, *(re.sub(r"(?m)^    ", "", block) for block in indented)]
-
-
-def commands(path: Path) -> list[list[str]]:
-    """Every ``sdbench ...`` line of a document as arguments."""
-    lines = [line.split("#")[0].strip() for block in code_blocks(path) for line in block.splitlines()]
-    return [shlex.split(line)[1:] for line in lines if line.startswith("sdbench ")]
-
-
-def unmeasured(plan: ProfilePlan, told: object) -> ProfileResult:
-    """A profile of what was planned, in which nothing was measured."""
-    return ProfileResult(
-        profile_id="unmeasured",
-        setting=plan.setting,
-        baseline=plan.contestants[0].name,
-        rows=tuple(ProfileRow(method=c.name, params=dict(c.params)) for c in plan.contestants),
-        load_start=0,
-        load_end=0,
-        seconds=0,
-        provenance=provenance(plan.options, None, ""),
-    )
-
-
 def test_readme_opens_with_the_two_commands() -> None:
-    first = next(block for block in code_blocks(ROOT / "README.md") if "pip" in block)
-    assert first.splitlines() == ['pip install -e ".[dev]" && sdbench run', 'pip install -e ".[dev]" && pytest']
-
-
-@pytest.mark.parametrize("arguments", commands(ROOT / "README.md"), ids=" ".join)
-def test_readme_commands_are_understood(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each command is parsed and planned; training and measuring are left out, and data that are not here replaced."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sdbench.cost.commands.profile", unmeasured)
-    arguments = ["glyphs" if a.startswith(("folder:", "cifar")) else a for a in arguments]
-    if arguments[0] == "run":
-        arguments = [*arguments, "--dry-run"]
-    result = CliRunner().invoke(app, arguments)
-    expected = {"leaderboard": 2, "doctor": None}.get(arguments[0], 0)  # there are no results in this folder yet
-    assert result.exit_code == expected or (expected is None and result.exit_code in (0, 3)), result.output
-
-
-def test_the_method_in_contributing_passes_the_checks(tmp_path: Path) -> None:
-    from sdbench.checks import run_checks
-    from sdbench.registry import load_plugin
-
-    python = next(b for b in code_blocks(ROOT / "CONTRIBUTING.md") if "@register" in b)
-    plugin = tmp_path / "my_method.py"
-    plugin.write_text(re.sub(r"(?m)^   ", "", python))
-    load_plugin(plugin)
-    assert [f for f in run_checks("my_penalty", quick=True) if not f.passed] == []
+    first = (ROOT / "README.md").read_text().split("\n    ")[1:3]
+    assert [line.splitlines()[0] for line in first] == [
+        'pip install -e ".[dev]" && sdbench run',
+        'pip install -e ".[dev]" && pytest',
+    ]
 
 
 def test_every_file_of_the_harness_is_on_readmes_map() -> None:
@@ -92,3 +55,130 @@ def test_every_file_of_the_harness_is_on_readmes_map() -> None:
         if not path.stem.startswith("__"):
             pattern = path.stem.split("_")[0] + "_*.py"
             assert path.name in text or pattern in text, f"README's file map lacks {path.name}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of a page may name, as GitHub makes it of the heading."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page if not path else (page.parent / path).resolve()
+        assert target.exists(), f"{page.name}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_a_page_is_linked_short_and_without_paths_of_a_machine(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert f"(docs/{page.name})" in (ROOT / "README.md").read_text(), "README links every page"
+    assert len(text.splitlines()) <= LONGEST
+    assert text.startswith("# ")
+    assert not re.search(r"/(work|home|root|tmp|Users)/", text)
+
+
+def test_docs_are_not_packaged() -> None:
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert not any("docs" in text for text in (*told["packages"], *told["package-dir"].values()))
+    assert not any("docs" in text or ".md" in text for files in told["package-data"].values() for text in files)
+
+
+def protocol_row(protocol: Protocol) -> str:
+    """A protocol's line of the table in docs/protocols.md."""
+    recipe = protocol.recipe
+    schedule = f"× {recipe.gamma:g} at {' and '.join(f'{share:.0%}'.replace('%', ' %') for share in recipe.milestones)}"
+    if recipe.schedule == "cosine":
+        schedule = f"warm-up over {100 * protocol.warmup_share:g} %, then cosine"
+    every = "every epoch" if protocol.eval_every == 1 else f"every {protocol.eval_every} epochs"
+    facts = [protocol.name, protocol.version, protocol.epochs, recipe.batch_size, f"{recipe.lr:g}", schedule]
+    facts += [protocol.split, ", ".join(map(str, protocol.seeds)), protocol.network, every]
+    return f"| {' | '.join(map(str, facts))} |"
+
+
+def test_the_protocols_are_as_their_page_says() -> None:
+    lines = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| :--"))
+    table = lines[start + 1 : lines.index("", start)]
+    assert table == [protocol_row(protocol) for protocol in PROTOCOLS.values()]
+    plain = Recipe(epochs=1)
+    same = {"optimizer", "momentum", "nesterov", "weight_decay"}
+    assert all(getattr(p.recipe, name) == getattr(plain, name) for p in PROTOCOLS.values() for name in same)
+    text = read("protocols.md")
+    assert f"SGD with momentum {plain.momentum:g}, no Nesterov, weight decay {plain.weight_decay:g} on every" in text
+    assert plain.optimizer == "sgd"
+    assert not plain.nesterov
+    assert {f"*{p.selection}*" for p in PROTOCOLS.values()} == {"*test accuracy of the last epoch*"}
+    assert "*test accuracy of the last epoch*" in text
+    assert f"*{HOLDOUT}*" in text
+    assert f"`{DISTILLED}`" in text
+
+
+def headers() -> list[str]:
+    """The headers that a board can have, without the letters of several kinds of hardware."""
+    tree = ast.parse(Path(leaderboard_columns.__file__).read_text(encoding="utf-8"))
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "Column"]
+    firsts = [call.args[0] for call in calls]
+    texts = [first.values[0] if isinstance(first, ast.JoinedStr) else first for first in firsts]
+    return [str(text.value) for text in texts if isinstance(text, ast.Constant)]
+
+
+def test_every_column_of_the_board_is_explained() -> None:
+    page = (ROOT / "docs" / "reading-the-board.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
+    explained = [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+    assert len(headers()) > 15
+    assert sorted(explained) == sorted(headers())
+    results = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    briefly = [name.strip() for cell in re.findall(r"^\| (.+?) \|", results, re.MULTILINE) for name in cell.split(", ")]
+    main = {"rank", "p (Holm)", "images", "aux", "state", "FLOPs ×", "peak ×", "Pareto", "trials"}
+    assert main <= {*briefly}
+
+
+def test_figures_of_the_board_page_are_the_codes() -> None:
+    text = read("reading-the-board.md")
+    assert LEAST_SEEDS == 3
+    assert "Below three common seeds" in text
+    assert f"at most {LEVEL:g}" in text
+    assert f"[{TEMPERATURES[0]:g}, {TEMPERATURES[1]:g}]" in text
+    assert "a tenth of the training images" in text
+    assert HOLDOUT == "holdout-0.1"
+    from scipy.stats import t
+
+    told = [float(t.ppf(0.975, n - 1)) for n in (2, 3, 5)]
+    assert "t is {:.1f} then, {:.1f} with three, {:.1f} with five".format(*told) in text
+
+
+def test_figures_of_the_cost_page_are_the_codes() -> None:
+    text, setting = read("cost.md"), make_plans(ProfileRequest())[1][0].setting
+    said = (
+        f"{timing.WARMUP_ROUNDS} rounds are not counted; then there are at least {setting.rounds}, and more until",
+        f"half-width is below {setting.half_width:g} or the time is over (`--max-seconds`, {setting.max_seconds:g} by",
+        f"More than {groups.GROUP} methods are therefore measured in groups",
+        f"for at most {groups.GROUP_SECONDS:g} seconds each",
+        f"1 ± margin (`--margin`, {setting.margin:g})",
+        f"fewer than {verdict.LEAST_ROUNDS} rounds",
+        f"more than {100 * (counts.FLAG_ABOVE - 1):.0f} % above",
+        f"blocks of {contestant.BLOCK} rounds",
+    )
+    assert [each for each in said if each not in text] == []
+
+
+def test_the_page_on_methods_names_every_check_and_argument() -> None:
+    page = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\* `(\w+)`: (.*)$", page, re.MULTILINE)
+    assert listed == [(check.name, check.summary) for check in CHECKS]
+    defaults = ", ".join(f"{name}={default!r}".replace("'", '"') for name, default in register.__kwdefaults__.items())
+    assert f"`@register(name, {defaults})`" in page
+
+
+def test_the_page_on_python_names_every_function() -> None:
+    page = (ROOT / "docs" / "python-api.md").read_text(encoding="utf-8")
+    table = "\n".join(line for line in page.splitlines() if line.startswith("| `"))
+    named = {name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    assert named == set(api.__all__)
