@@ -92,10 +92,12 @@ def read_board(
             f"no trial under {results}, only {len(profiles.results)} profile(s) of what a step costs; `sdbench claims` "
             "shows those, `sdbench run` trains"
         )
+    if not scan.results:
+        raise UserError(f"no trial under {results}; `sdbench run` trains")
     kept = [result for result in scan.results if chosen.keeps(result)]
     if not kept:
         have = sorted({f"{r.spec.method} on {r.spec.dataset}" for r in scan.results})
-        raise UserError(f"no trial under {results} matches; it has {', '.join(have) or 'none'}")
+        raise UserError(f"no trial under {results} matches; it has {', '.join(have)}")
     damaged = _sentences([*scan.damaged, *profiles.damaged])
     if write_files:
         write_boards(build_board(scan.results, damaged=damaged, profiles=profiles.results), root)
@@ -263,7 +265,7 @@ def _card(result: TrialResult, store: Store) -> str:
     curve = read_curve(folder / "curve.jsonl")
     if curve:
         step = max(1, -(-len(curve) // CURVE_LINES))
-        shown = [line for line in curve if (line.get("epoch", 0) + 1) % step == 0]
+        shown = [line for number, line in enumerate(curve, start=1) if number % step == 0]
         rows = [[line.get(key, "") for key in ("epoch", "lr", "loss", "top1", "images_per_s")] for line in shown]
         parts.append(tabulate(rows, headers=["epoch", "lr", "loss", "top-1", "images/s"], floatfmt=".4g"))
     if result.log_tail:

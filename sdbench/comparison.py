@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sdbench.comparison_gate import Condition, judge
+from sdbench.comparison_gate import Condition, judge, undecidable
 from sdbench.comparison_pace import NOTHING, Question, paces
 from sdbench.comparison_records import METRICS, Compared, ComparedTable, Comparison, Metric, StepRatio, Verdict
 from sdbench.comparison_selection import Contest, choose
@@ -55,7 +55,7 @@ def compare(
     go by, and methods that share no table.
     """
     by_id, notes = without_duplicates(results)
-    contests, more = choose(by_id, names, reference)
+    contests, more, nowhere = choose(by_id, names, reference)
     index = index_profiles(profiles)
     rows = [[_Pair(METRICS[metric], contest.reference, other) for other in contest.others] for contest in contests]
     adjusted = holm_known({(i, k): pair.p for i, row in enumerate(rows) for k, pair in enumerate(row)})
@@ -68,7 +68,10 @@ def compare(
         higher_is_better=METRICS[metric].higher_is_better,
         comparisons=sum(p is not None for p in adjusted.values()),
         tables=tables,
-        outcomes=tuple(judge(c, table, row) for c in fail_if for table in tables for row in table.rows),
+        outcomes=(
+            *(judge(c, table, row) for c in fail_if for table in tables for row in table.rows),
+            *(undecidable(c, name) for c in fail_if for name in nowhere),
+        ),
         target=question.target,
         at=question.at,
         summary=summarize(tables, [contest.called for contest in contests]),
@@ -192,5 +195,10 @@ def _spread_notes(rows: Sequence[Compared], reference: str) -> list[str]:
         f"{row.label}: its difference to {reference} is the same for all {row.difference.n} seeds, to the last digit; "
         "p and interval take that at its word"
         for row in rows
-        if row.p is not None and row.difference.low == row.difference.high
+        if row.p is not None and _narrow(row.difference)
     ]
+
+
+def _narrow(found: PairedDifference) -> bool:
+    """Whether the interval has no width, rounding aside."""
+    return found.low is not None and found.high is not None and found.high - found.low <= 1e-12

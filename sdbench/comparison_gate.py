@@ -82,6 +82,18 @@ def judge(condition: Condition, table: ComparedTable, row: Compared) -> Outcome:
     )
 
 
+def undecidable(condition: Condition, name: str) -> Outcome:
+    """For a method that was asked for and shares no table with the reference."""
+    return Outcome(
+        condition=condition.text,
+        label=name,
+        where="no table",
+        value=None,
+        holds=None,
+        reason="no table has it beside the reference",
+    )
+
+
 def _values(quantity: str, row: Compared) -> list[float]:
     """What a condition looks at, without the last digits in which 100 times a fraction is off."""
     if quantity in METRICS:

@@ -28,8 +28,9 @@ class Contest:
 
 def choose(
     by_id: Mapping[str, TrialResult], names: Sequence[str], reference: str | None
-) -> tuple[list[Contest], list[str]]:
-    """The contests in all tables that have the reference and another of the named methods, and notes on the others.
+) -> tuple[list[Contest], list[str], list[str]]:
+    """The contests in all tables that have the reference and another of the named methods, notes on the others, and
+    the names, patterns aside, that are in none.
 
     Raises UserError as ``comparison.compare`` does.
     """
@@ -54,7 +55,9 @@ def choose(
             contests.append(Contest(group, base, chosen, [*more, *about], called))
     if not contests:
         raise UserError([_apart(reference, others, groups), *notes])
-    return contests, notes
+    compared = [variant for contest in contests for variant in contest.others]
+    nowhere = [name for name in others if not _pattern(name) and not matching(name, compared)]
+    return contests, notes, nowhere
 
 
 def matching(name: str, found: Sequence[Variant]) -> list[Variant]:

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+SLOWEST, FASTEST = 1e-6, 1e12
+"""Images per second, ends included, between which a speed is believed."""
+
 Curve = Sequence[tuple[float, float]]
 """Points (seconds of training, accuracy), seconds >= 0 and not decreasing."""
 
@@ -26,7 +29,7 @@ def curve_points(lines: Iterable[Mapping[str, Any]], images_per_epoch: float) ->
     points = []
     for line in lines:
         speed = line.get("images_per_s")
-        if not isinstance(speed, int | float) or not speed > 0:
+        if not isinstance(speed, int | float) or not SLOWEST <= speed <= FASTEST:
             raise ValueError(f"the line of epoch {line.get('epoch', '?')} has no images_per_s, so times are not known")
         seconds.append(images_per_epoch / speed)
         if line.get("top1") is not None:

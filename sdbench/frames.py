@@ -67,7 +67,7 @@ def _frame(types: Types, rows: list[Cells]) -> pd.DataFrame:
         values = [row.get(name) for row in rows]
         if dtype == TIME:
             columns[name] = pd.to_datetime(pd.Series(values, dtype=object), utc=True, errors="coerce", format="ISO8601")
-            columns[name] = columns[name].astype("datetime64[ns, UTC]")
+            columns[name] = columns[name].astype("datetime64[us, UTC]")
         else:
             columns[name] = pd.Series(values, dtype=dtype)
     for name in params:
@@ -83,7 +83,10 @@ def _params(values: list[Any]) -> pd.Series[Any]:
     if all(isinstance(value, bool) for value in known):
         return pd.Series(values, dtype=SWITCH)
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
-        return pd.Series(values, dtype=INT if all(isinstance(value, int) for value in known) else FLOAT)
+        whole = all(isinstance(value, int) and abs(value) < 2**63 for value in known)
+        return pd.Series(
+            values if whole else [None if v is None else float(v) for v in values], dtype=INT if whole else FLOAT
+        )
     return pd.Series([None if value is None else str(value) for value in values], dtype=TEXT)
 
 

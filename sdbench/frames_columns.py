@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from sdbench.cost.records import Setting
 from sdbench.spec import Record
 
-FLOAT, INT, TEXT, SWITCH, TIME = "float64", "Int64", "string", "boolean", "datetime64[ns, UTC]"
+FLOAT, INT, TEXT, SWITCH, TIME = "float64", "Int64", "string", "boolean", "datetime64[us, UTC]"
 PLAIN = {float: FLOAT, int: INT, str: TEXT, bool: SWITCH}
 TIMES = ("started", "finished")
 PREFIXES = {

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from sdbench.spec import Cost, TrialResult
 from sdbench.statistics import MeanStd, mean_std
 
+SHORTEST = 1e-9
+"""Seconds; no training takes less, and a ratio to less could overflow."""
+
 
 @dataclass(frozen=True, order=True, slots=True)
 class Hardware:
@@ -106,6 +109,6 @@ def ratios(
         for seed in sorted(own.keys() & baseline.keys())
         if own[seed].hardware == hardware == baseline[seed].hardware
     ]
-    time = [a.seconds / b.seconds for a, b in pairs if a.seconds is not None and b.seconds]
+    time = [a.seconds / b.seconds for a, b in pairs if a.seconds is not None and b.seconds and b.seconds > SHORTEST]
     memory = [a.peak_bytes / b.peak_bytes for a, b in pairs if a.peak_bytes is not None and b.peak_bytes]
     return mean_std(time) if time else None, mean_std(memory) if memory else None

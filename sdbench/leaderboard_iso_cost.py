@@ -12,22 +12,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from sdbench.leaderboard_groups import table_key
 from sdbench.leaderboard_profiles import iso_cost_epochs
 from sdbench.leaderboard_records import IsoCost, StepCost
-from sdbench.leaderboard_variants import Variant
+from sdbench.leaderboard_variants import Variant, newest_complete
 from sdbench.spec import TrialResult, canonical
 from sdbench.statistics import paired_difference
 
 Finished = Mapping[tuple[object, ...], Mapping[int, float]]
-"""Top-1 by seed of finished trials, by table, method and hyper-parameters."""
+"""Top-1 by seed of finished trials, by table, method, hyper-parameters and the method's source."""
 
 
 def finished(results: Iterable[TrialResult]) -> Finished:
-    """Of trials that are no earlier generation of a chain."""
-    found: dict[tuple[object, ...], dict[int, float]] = defaultdict(dict)
+    """Of trials that are no earlier generation of a chain; of several of one seed the newest complete one."""
+    found: dict[tuple[object, ...], dict[int, TrialResult]] = defaultdict(dict)
     for result in results:
         if result.metrics is not None and result.status == "ok" and result.spec.generation is None:
-            key = (table_key(result), result.spec.method, canonical(result.spec.params))
-            found[key][result.spec.seed] = result.metrics.top1
-    return dict(found)
+            spec = result.spec
+            own = found[table_key(result), spec.method, canonical(spec.params), result.identity.method_source]
+            own[spec.seed] = max(own.get(spec.seed, result), result, key=newest_complete)
+    return {key: {seed: r.metrics.top1 for seed, r in own.items() if r.metrics} for key, own in found.items()}
 
 
 def iso_costs(
@@ -44,10 +45,11 @@ def iso_costs(
 
 
 def _of(variant: Variant, base: Variant | None, step: StepCost | None, index: Finished) -> IsoCost | None:
-    if base is None or variant is base or step is None or step.time is None or not variant.trials:
+    if base is None or variant is base or step is None or step.time is None or not variant.trials or not base.trials:
         return None
     one = next(iter(variant.trials.values()))
     epochs = iso_cost_epochs(one.spec.recipe.epochs, step.time, step.generations)
-    longer = index.get((table_key(one, epochs), base.method, canonical(base.params)), {})
+    source = next(iter(base.trials.values())).identity.method_source
+    longer = index.get((table_key(one, epochs), base.method, canonical(base.params), source), {})
     gain = paired_difference(variant.top1(), longer)
     return IsoCost(epochs=epochs, gain=gain) if gain.n else None

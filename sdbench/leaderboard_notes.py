@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sdbench.leaderboard_records import Row
 from sdbench.leaderboard_variants import Variant, seed_list
@@ -57,8 +58,7 @@ def cost_notes(variant: Variant, base: Variant | None) -> list[str]:
     own, who, notes = variant.costs, variant.label, []
     untimed = {seed: cost.problem for seed, cost in own.items() if cost.seconds is None}
     if untimed:
-        reasons = "; ".join(dict.fromkeys(untimed.values()))
-        notes.append(f"{who} {seed_list(untimed)}: timing left out: {reasons}")
+        notes.append(f"{who} {seed_list(untimed)}: timing left out: {_reasons(untimed.values())}")
     if base is None or variant is base:
         return notes
     alone = [s for s in own if s not in base.costs or base.costs[s].hardware != own[s].hardware]
@@ -68,6 +68,24 @@ def cost_notes(variant: Variant, base: Variant | None) -> list[str]:
     if apart:
         notes.append(f"{who} {seed_list(apart)}: did not start from the same weights as {base.label}")
     return notes
+
+
+def _reasons(problems: Iterable[str]) -> str:
+    """Each reason once, the loads that were measured as a range.
+
+    >>> _reasons(["load 2.3 above 2 cores; a shared device", "load 5.5 above 2 cores", "a shared device"])
+    'load 2.3 to 5.5 above 2 cores; a shared device'
+    """
+    loads: dict[str, list[str]] = {}
+    for reason in dict.fromkeys(part for problem in problems for part in problem.split("; ")):
+        measured = re.fullmatch(r"load (\d+\.\d+) (above \d+ cores)", reason)
+        loads.setdefault(measured[2] if measured else reason, []).extend([measured[1]] if measured else [])
+    return "; ".join(f"load {_range(found)} {what}" if found else what for what, found in loads.items())
+
+
+def _range(loads: Sequence[str]) -> str:
+    ends = sorted(loads, key=float)
+    return " to ".join(dict.fromkeys((ends[0], ends[-1])))
 
 
 def _unlike_start(a: TrialResult, b: TrialResult) -> bool:

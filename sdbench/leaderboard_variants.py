@@ -43,11 +43,11 @@ def without_duplicates(results: Iterable[TrialResult]) -> tuple[dict[str, TrialR
     if repeated:
         listed = ", ".join(repeated[:10]) + (f" and {len(repeated) - 10} more" if len(repeated) > 10 else "")
         notes.append(f"trials with more than one record, of which the newest complete one counts: {listed}")
-    kept = {i: records[0] if len(records) == 1 else max(records, key=_newest_complete) for i, records in found.items()}
+    kept = {i: records[0] if len(records) == 1 else max(records, key=newest_complete) for i, records in found.items()}
     return kept, notes
 
 
-def _newest_complete(result: TrialResult) -> tuple[bool, bool, str, str]:
+def newest_complete(result: TrialResult) -> tuple[bool, bool, str, str]:
     """Sorts finished above failed above interrupted, then by time; the text makes it a total order."""
     settled = result.status != "interrupted"
     return result.status == "ok", settled, result.provenance.finished, result.model_dump_json()
@@ -69,7 +69,7 @@ def variants(results: Sequence[TrialResult], by_id: Mapping[str, TrialResult]) -
         other = found[key].get(result.spec.seed)
         if other is not None:
             again[key].add(result.spec.seed)
-            result = max(result, other, key=_newest_complete)
+            result = max(result, other, key=newest_complete)
         found[key][result.spec.seed] = result
     labels = _labels(found)
     ordered = [_variant(labels[key], found[key], by_id) for key in sorted(found)]

@@ -13,7 +13,10 @@ SCHEMA_VERSION = 1
 Status = Literal["ok", "failed", "oom", "nan", "timeout", "interrupted"]
 StepKind = Literal["eager", "graph", "inductor"]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""Up to where every whole number is a float, so that ratios and means of counts stay finite."""
+Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+Nats = Annotated[float, Field(ge=0, le=1e100, allow_inf_nan=False)]
 Value = bool | int | FiniteFloat | str
 
 
@@ -113,11 +116,11 @@ class Metrics(Record):
 
     top1: Fraction
     top5: Fraction
-    nll: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    nll: Nats
     ece: Fraction
     brier: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
     aurc: Fraction
-    eaurc: FiniteFloat
+    eaurc: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
 
 TEMPERATURES = (1e-3, 1e3)
@@ -134,11 +137,11 @@ class Scaled(Record):
 
     temperature: Annotated[float, Field(ge=TEMPERATURES[0], le=TEMPERATURES[1])]
     held_out: Annotated[int, Field(ge=1)]
-    nll: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    nll: Nats
     ece: Fraction
     brier: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
     aurc: Fraction
-    eaurc: FiniteFloat
+    eaurc: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
     @property
     def named(self) -> dict[str, float]:
@@ -156,10 +159,10 @@ class Cost(Record):
     step: how full batches were trained on at the end; step_reason: why not from a CUDA graph, where one was wanted.
     """
 
-    train_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    process_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    eval_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    setup_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    train_s: Seconds
+    process_s: Seconds
+    eval_s: Seconds
+    setup_s: Seconds
     labelled_images: Count
     images_with_gradient: Count
     images_without_gradient: Count
@@ -210,7 +213,7 @@ class TrialResult(Record):
     "trial.json".
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Annotated[int, Field(ge=1)] = SCHEMA_VERSION
     trial_id: str
     status: Status
     reason: str = ""

@@ -128,12 +128,12 @@ def read_sealed(path: Path, kind: type[AnyRecord], newest_schema: int) -> AnyRec
         text = path.read_bytes().decode()
         if text.count(",") > MAX_RECORD_VALUES:
             raise DamagedRecord(f"more than {MAX_RECORD_VALUES} values")
-        version = re.search(r'"schema_version": (\d{1,9}),', text)
-        if version and int(version[1]) > newest_schema:
-            raise DamagedRecord(
-                f"schema {version[1]} is newer than this sdbench reads ({newest_schema}); upgrade sdbench", "newer"
-            )
+        # Before its fields are looked at, which a newer one need not have as they are here.
+        version = re.search(r'"schema_version"\s*:\s*(\d{1,9})\s*[,}]', text)
+        if version:
+            _refuse_newer(int(version[1]), newest_schema)
         record = kind.model_validate_json(text)
+        _refuse_newer(record.schema_version, newest_schema)
     except FileNotFoundError:
         raise
     except ValidationError as error:
@@ -151,25 +151,36 @@ def read_sealed(path: Path, kind: type[AnyRecord], newest_schema: int) -> AnyRec
     return record
 
 
+def _refuse_newer(version: int, newest: int) -> None:
+    if version > newest:
+        raise DamagedRecord(f"schema {version} is newer than this sdbench reads ({newest}); upgrade sdbench", "newer")
+
+
 def read_result(path: Path) -> TrialResult:
     """Read and check one trial's record, as ``read_sealed`` does."""
     return read_sealed(path, TrialResult, SCHEMA_VERSION)
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
-    """The lines of a curve; a torn last line, as a kill leaves it, is dropped. Empty without a file."""
+    """The lines of a curve; a torn last line, as a kill leaves it, is dropped. Empty where no file can be read."""
     lines: list[dict[str, Any]] = []
-    if not path.exists():
+    try:
+        text = path.read_bytes()
+    except OSError:
         return lines
-    for line in path.read_bytes().split(b"\n"):
+    for line in text.split(b"\n"):
         try:
-            value = json.loads(line)
-        except ValueError:
+            value = json.loads(line, parse_constant=_no_number)
+        except (ValueError, RecursionError):
             break
         if not isinstance(value, dict):
             break
         lines.append(value)
     return lines
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:

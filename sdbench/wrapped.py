@@ -9,7 +9,6 @@ it.
 from __future__ import annotations
 
 import copy
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -67,8 +66,15 @@ class WrappedNetwork(Network):
             return None
         return self.module.get_submodule(self.anatomy.classifier)
 
-    @torch.compiler.disable(reason="hooks watch it while it runs")  # type: ignore[untyped-decorator, no-untyped-call]
     def _forward(self, images: Tensor, edit: Edit | None) -> Output:
+        if self.anatomy.stages or self.anatomy.classifier or edit is not None:
+            watched: Output = self._watched(images, edit)
+            return watched
+        logits = self._logits(images)
+        return Output(logits, logits.new_zeros((len(logits), 0)), ())
+
+    @torch.compiler.disable(reason="hooks watch it while it runs")  # type: ignore[untyped-decorator, no-untyped-call]
+    def _watched(self, images: Tensor, edit: Edit | None) -> Output:
         if not self.anatomy.stages:
             return self._without_stages(images, edit)
         at_pooling = not self.pools_unseen
@@ -91,12 +97,12 @@ class WrappedNetwork(Network):
         if edit is not None:
             raise UserError(self._opaque("to edit its stages"))
         seen: list[Tensor] = []
-        with ExitStack() as stack:
-            if self.anatomy.classifier:
-                part = self.module.get_submodule(self.anatomy.classifier)
-                hook = part.register_forward_pre_hook(lambda part, args: seen.append(args[0]))
-                stack.callback(hook.remove)
+        part = self.module.get_submodule(self.anatomy.classifier)
+        hook = part.register_forward_pre_hook(lambda part, args: seen.append(args[0]))
+        try:
             logits = self._logits(images)
+        finally:
+            hook.remove()
         pooled = seen[0] if len(seen) == 1 and seen[0].dim() == 2 else logits.new_zeros((len(logits), 0))
         return Output(logits, pooled, ())
 

@@ -488,3 +488,22 @@ def test_the_order_of_records_does_not_matter() -> None:
 def test_boards_compare_is_the_command(results: Path) -> None:
     text, code = boards.compare(str(results), ["ce", "ls"], boards.Filter())
     assert (text, code) == (command("ce", "ls", "-o", results)[1], 0)
+
+
+def test_a_method_that_is_compared_nowhere_does_not_pass_a_gate() -> None:
+    """pskd was trained at other epochs than the reference: nobody measured it against that."""
+    trials = [*CE, *series("zipf", [0.71, 0.73, 0.75]), *series("pskd", [0.1, 0.1, 0.1], epochs=4)]
+    conditions = parse_conditions(["top1<-0.3", "time>9"])
+    found = compare(trials, ["ce", "zipf", "pskd"], fail_if=conditions)
+    judged = {(o.label, o.condition): o.holds for o in found.outcomes}
+    assert judged == {
+        ("zipf", "top1<-0.3"): False, ("zipf", "time>9"): False, ("pskd", "top1<-0.3"): None, ("pskd", "time>9"): None
+    }  # fmt: skip
+    assert {o.label for o in found.failed} == {"pskd"}
+    assert compare(trials, ["ce", "zipf", "pskd"]).outcomes == ()
+    assert {o.label for o in compare(trials, ["ce", "z*"], fail_if=conditions).outcomes} == {"zipf"}
+
+
+def test_differences_that_are_equal_but_for_rounding_are_said_to_be() -> None:
+    found = compare([*series("ce", [0.1, 0.2, 0.3]), *series("ls", [0.2, 0.3, 0.4])], ["ce", "ls"])
+    assert any("is the same for all 3 seeds" in note for note in found.tables[0].notes)

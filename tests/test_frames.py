@@ -41,7 +41,7 @@ def test_a_frame_of_trials(results: Path) -> None:
     expected = {
         "method": "string", "seed": "Int64", "status": "string", "epochs": "Int64", "lr": "float64", "top1": "float64",
         "scaled_nll": "float64", "temperature": "float64", "held_out": "Int64", "timing_valid": "boolean",
-        "generation": "Int64", "finished": "datetime64[ns, UTC]", "train_s": "float64", "param.smoothing": "float64",
+        "generation": "Int64", "finished": "datetime64[us, UTC]", "train_s": "float64", "param.smoothing": "float64",
         "param.spread": "string", "versions": "string", "initial_weights": "string", "num_classes": "Int64",
     }  # fmt: skip
     assert {name: str(frame[name].dtype) for name in expected} == expected

@@ -455,6 +455,28 @@ def test_another_training_is_no_iso_cost_baseline(change: dict[str, Any]) -> Non
     assert "equal cost" not in render(board, "text")
 
 
+def test_the_longer_baseline_is_of_the_same_source_and_the_newest() -> None:
+    """Trials of the baseline's older source, and older records of the same, change nothing, in whatever order."""
+    trials = iso_cost_trials()
+    longer = [r for r in trials if r.spec.recipe.epochs == 266]
+    older = [
+        r.model_copy(update={"trial_id": f"{r.trial_id[:-1]}x", "provenance": provenance(day=1)})
+        for r in (scored("ce", s, 0.1, 266, source="older") for s in range(3))
+    ]
+    again = [
+        scored("ce", s, 0.2, 266).model_copy(update={"trial_id": f"again{s}", "provenance": provenance(day=1)})
+        for s in range(3)
+    ]
+    newest = [r.model_copy(update={"provenance": provenance(day=5)}) for r in longer]
+    others = [r for r in trials if r not in longer]
+    profiles = [profile(measured("cskd", time_ratio=COSTLIER))]
+    for order in ([*older, *again, *newest, *others], [*others, *newest, *again, *older]):
+        table = next(t for t in build_board(order, profiles=profiles).tables if t.recipe.epochs == 200)
+        own = row(table, "cskd").iso_cost
+        assert own is not None
+        assert own.gain.mean == pytest.approx(0.01)
+
+
 def test_without_a_step_cost_no_gain_is_at_equal_cost() -> None:
     assert all(r.iso_cost is None for t in build_board(iso_cost_trials()).tables for r in t.rows)
 

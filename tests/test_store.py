@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from sdbench.errors import EnvironmentProblem
-from sdbench.spec import Identity, Metrics, Provenance, Recipe, Trial, TrialResult, TrialSpec
+from sdbench.leaderboard import build_board
+from sdbench.spec import Cost, Identity, Metrics, Provenance, Recipe, Trial, TrialResult, TrialSpec
 from sdbench.store import (
     DamagedRecord,
     Store,
@@ -251,3 +254,53 @@ def test_a_record_is_plain_json_without_host_facts(store: Store) -> None:
 def _write(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("metrics", "nll", 1e200), ("metrics", "eaurc", 1e308), ("cost", "process_s", 1e300),
+        ("cost", "peak_memory_bytes", int("9" * 400)), ("cost", "images_with_gradient", int("9" * 300)),
+        ("cost", "auxiliary_parameters", int("9" * 400)), ("", "schema_version", 0), ("", "epochs_done", 2**54),
+    ],
+    ids=lambda value: str(value)[:20],
+)  # fmt: skip
+def test_figures_beyond_belief_are_refused_and_hide_no_other(store: Store, part: str, name: str, value: object) -> None:
+    """Sealed as they should be, they would make sums and ratios overflow."""
+    cost = Cost(
+        train_s=1, process_s=1, eval_s=1, setup_s=1, labelled_images=1, images_with_gradient=1,
+        images_without_gradient=0, peak_memory_bytes=1, auxiliary_parameters=0, state_bytes=0, timing_valid=True,
+    )  # fmt: skip
+    for seed in (0, 1):
+        store.write(make_result(make_trial(seed=seed), cost=cost))
+    path = sorted(store.root.glob("trials/*/*/*/*/trial.json"))[0]
+    content = json.loads(path.read_text())
+    (content[part] if part else content)[name] = value
+    content["checksums"]["trial.json"] = "0" * 64
+    text = json.dumps(content, indent=1)
+    path.write_text(text.replace("0" * 64, hashlib.sha256(text.encode()).hexdigest()))
+    scan = store.scan()
+    assert len(scan.results) == 1
+    assert [damaged.path for damaged in scan.damaged] == [path]
+    assert name in scan.damaged[0].reason
+    assert build_board(scan.results).tables
+
+
+@pytest.mark.parametrize("form", ['"schema_version" : 99', '"schema_version":99', '"schema_version": 12345678901'])
+def test_a_newer_record_is_known_however_it_is_spaced(store: Store, form: str) -> None:
+    result = make_result(make_trial())
+    store.write(result)
+    path = store.folder(result.spec, result.trial_id) / "trial.json"
+    content = path.read_text()
+    opened = content.replace(read_result(path).checksums["trial.json"], "0" * 64).replace('"schema_version": 1', form)
+    path.write_text(opened.replace("0" * 64, hashlib.sha256(opened.encode()).hexdigest()))
+    with pytest.raises(DamagedRecord, match="newer"):
+        read_result(path)
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"epoch": 1, "loss": Infinity}', '{"epoch": 1, "loss": NaN}', "7"])
+def test_a_curve_ends_where_a_line_is_none(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "curve.jsonl"
+    path.write_text('{"epoch": 0}\n' + line + '\n{"epoch": 2}\n')
+    assert read_curve(path) == [{"epoch": 0}]
+    assert read_curve(tmp_path / ("n" * 300) / "curve.jsonl") == []

@@ -18,8 +18,8 @@ SYNTHETIC = "synthetic"
 """The data set's name where images are noise that was made up."""
 
 Verdict = Literal["equal", "costlier", "cheaper", "inconclusive"]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False)]
 
 
 class Ratio(Record):
@@ -181,7 +181,7 @@ class ProfileResult(Record):
     checksums: SHA-256 of this record under "profile.json".
     """
 
-    schema_version: int = PROFILE_SCHEMA_VERSION
+    schema_version: Annotated[int, Field(ge=1)] = PROFILE_SCHEMA_VERSION
     profile_id: str
     setting: Setting
     baseline: str

@@ -1,5 +1,6 @@
 """The plug-in with planted costs, and sessions on a task of seconds."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,9 +21,10 @@ def planted() -> Iterator[str]:
     """The plug-in's path; its methods are registered for these tests alone."""
     registry.load_builtin()
     before = dict(registry._METHODS), dict(registry._ORIGIN)
-    registry.load_plugin(str(PLANTED))
+    module = registry.load_plugin(str(PLANTED))
     yield str(PLANTED)
     registry._METHODS, registry._ORIGIN = before
+    del sys.modules[module.__name__]  # a worker that comes back to these tests loads it anew
 
 
 @pytest.fixture(scope="package")
