@@ -132,7 +132,7 @@ def test_gains_stand_beside_costs_where_network_and_classes_agree() -> None:
     one = profile(measured("ls"), measured("pskd"), name="abc")
     text = headline([one], trials)
     header = next(line for line in text.splitlines() if line.startswith("| method"))
-    assert header.endswith("| gain on cifar100, points [95 %] (n) |")
+    assert header.endswith("| gain on cifar100, 200 epochs, points [95 %] (n) |")
     assert cells(text, "ls")[-1] == "+2.00 [-10.71, +14.71] (n too small: 2)"
     assert cells(text, "ce")[-1] == cells(text, "pskd")[-1] == "–"
     assert "cifar10," not in text

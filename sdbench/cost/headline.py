@@ -153,9 +153,10 @@ def _time(measured: Measured) -> str:
 
 
 def _gain_header(table: Table, tables: Sequence[Table]) -> str:
-    """The data set, and the rules where several tables are of one data set."""
+    """The data set and the epochs, and the rules where several tables are of one data set."""
     alone = sum(t.dataset == table.dataset for t in tables) == 1
-    rules = "" if alone else f" ({table.protocol}, {table.recipe.epochs} epochs, {table.precision}, {table.split})"
+    epochs = f"{table.recipe.epochs} epochs"
+    rules = f", {epochs}" if alone else f" ({table.protocol}, {epochs}, {table.precision}, {table.split})"
     return markdown_text(f"gain on {table.dataset}{rules}, points [95 %] (n)")
 
 
