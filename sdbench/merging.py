@@ -9,7 +9,10 @@ Not covered: two machines that merge into one folder over a network file system 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -24,18 +27,23 @@ from sdbench.merging_copies import (
     held,
     keep_damaged,
     move_in,
+    passable,
     recover,
     source,
     standing_at,
 )
 from sdbench.spec import Record
-from sdbench.store import Store
-from sdbench.validation_files import TREES, Found, search
+from sdbench.store import Store, sha256, sync_folder
+from sdbench.validation_files import PROFILE, TREES, TRIAL, Found, Unsound, curve_lines, readable, search
+from sdbench.validation_trial import safe_sibling
 
 Keep = Literal["newest", "oldest", "fail"]
 Outcome = Literal["copied", "already there", "replaced", "refused"]
 
 LOCK = ".merging.lock"
+NOT_LOOKED_AT = ("link", "unreadable", "place")
+"""Kinds of findings of a search that may hide records."""
+
 SOURCE_BUSY = "a process still works on it; merge again when it is done"
 TARGET_BUSY = "a process works on this trial in the destination; merge again when it is done"
 
@@ -79,13 +87,14 @@ def merge(sources: Sequence[str], into: str | None, keep: str = "newest") -> Mer
     Of two records of one trial, one that finished wins over one that failed, and that over one that was interrupted.
     Between two that finished, or two that failed, ``keep`` decides: the one made last ("newest"), or first ("oldest"),
     or the destination's, while the source's is refused ("fail"). Of two that were interrupted the one with more epochs
-    stays. A record that stands there already, to the byte, is left alone. Damaged records, and those on which a
-    process works, are refused. Raises UserError where a path is no results folder or source and destination are the
-    same, EnvironmentProblem where ``into`` cannot be written.
+    stays. A record that stands there already, to the byte, is left alone, but for files that it seals and lacks there.
+    Damaged records, those on which a process works, and what a newer sdbench wrote are refused. Raises UserError where
+    a path is no results folder or source and destination are the same, EnvironmentProblem where ``into`` cannot be
+    written, or holds what a newer merge left behind.
     """
     if keep not in get_args(Keep):
         raise UserError(f"--keep: {unknown('value', keep, get_args(Keep))}")
-    if into is None:
+    if not into:
         raise UserError("name the folder to merge into: --into results")
     roots = _sources(sources, into)
     store = Store(Path(into).expanduser().absolute())
@@ -93,12 +102,12 @@ def merge(sources: Sequence[str], into: str | None, keep: str = "newest") -> Mer
     try:
         with FileLock(store.root / LOCK):
             recover(store.root)
-            records = [_merged(found, store.root, keep) for root in roots for found in _found(root)]
+            records = [each for root in roots for each in _merged_from(root, store.root, keep)]
             recover(store.root)
     except OSError as error:
         problem = f"{into} cannot be written ({error.strerror or error}); what was merged stays, merge again"
         raise EnvironmentProblem(problem) from error
-    return Merge(into=into, records=tuple(records))
+    return Merge(into=readable(into), records=tuple(records))
 
 
 def _sources(sources: Sequence[str], into: str) -> list[str]:
@@ -107,8 +116,8 @@ def _sources(sources: Sequence[str], into: str) -> list[str]:
     target = Path(into).expanduser().resolve()
     for name in sources:
         root = Path(name).expanduser()
-        if not any((root / tree).is_dir() for tree in TREES):
-            problems.append(f"{name}: no results folder: it has neither trials/ nor profiles/")
+        if not any((root / tree).is_dir() and not (root / tree).is_symlink() for tree in TREES):
+            problems.append(f"{name}: no results folder: it has neither trials/ nor profiles/; links are not followed")
         elif root.resolve() == target:
             problems.append(f"{name}: source and destination are the same folder; give another with --into")
     if not sources:
@@ -118,9 +127,14 @@ def _sources(sources: Sequence[str], into: str) -> list[str]:
     return list(sources)
 
 
-def _found(root: str) -> list[Found]:
-    found = search(root)
-    return [*found.trials, *found.profiles]
+def _merged_from(source: str, root: Path, keep: str) -> Iterator[Merged]:
+    """Copy all records of a source, and say where others may be that could not be looked at."""
+    searched = search(source)
+    for found in (*searched.trials, *searched.profiles):
+        yield _merged(found, root, keep)
+    for finding in searched.findings:
+        if finding.kind in NOT_LOOKED_AT:
+            yield Merged(outcome="refused", place=finding.place, reason=finding.problem)
 
 
 def _merged(found: Found, root: Path, keep: str) -> Merged:
@@ -140,10 +154,13 @@ def _brought(theirs: Standing, root: Path, keep: str) -> tuple[Outcome, str]:
     """Bring a sound record in. Raises Refused."""
     outcome: Outcome
     target = root / theirs.target
+    passable(root, theirs.target)
     if not target.exists() and move_in(copied(theirs, root), target):
         return "copied", ""
     with held(target, TARGET_BUSY):
         ours = standing_at(target)
+        if ours and ours.seal == theirs.seal:
+            return _filled(theirs, root)
         outcome, reason = _choose(theirs, ours, keep) if ours else ("copied", "")
         if outcome in ("copied", "replaced"):
             staged = copied(theirs, root)
@@ -153,10 +170,38 @@ def _brought(theirs: Standing, root: Path, keep: str) -> tuple[Outcome, str]:
         return outcome, reason
 
 
+def _filled(theirs: Standing, root: Path) -> tuple[Outcome, str]:
+    """Give a finished trial, which the destination has as well, the sealed files that it lacks or has broken there.
+    One that is not finished may have been taken up again, and its files be newer than its record. Raises Refused."""
+    target, sealed = root / theirs.target, theirs.record.checksums
+    lacking = [name for name in sealed if name not in (TRIAL, PROFILE) and safe_sibling(name)]
+    lacking = [name for name in lacking if not _holds(target / name, sealed[name])]
+    if theirs.rank < 2 or not any((theirs.folder / name).is_file() for name in lacking):
+        return "already there", ""
+    staged = copied(theirs, root)
+    try:
+        names = [name for name in lacking if (staged / name).exists()]
+        for name in names:
+            path = target / name
+            passable(root, (theirs.target / name).parent)
+            if path.is_dir() and not path.is_symlink():
+                raise Refused(f"the destination has a folder at {name}; move it away and merge again")
+            path.parent.mkdir(exist_ok=True)
+            (staged / name).replace(path)
+            sync_folder(path.parent)
+    finally:
+        shutil.rmtree(staged)
+    if not names:
+        return "already there", ""
+    return "replaced", f"the destination's lacked, or had broken: {', '.join(names)[:200]}"
+
+
+def _holds(path: Path, checksum: str) -> bool:
+    return path.is_file() and sha256(path) == checksum
+
+
 def _choose(theirs: Standing, ours: Standing, keep: str) -> tuple[Outcome, str]:
     """Which of two records of one id stays."""
-    if theirs.seal == ours.seal:
-        return "already there", ""
     if theirs.rank != ours.rank:
         reason = f"this one is {theirs.state}, the destination's {ours.state}"
         return _replaced_if(theirs.rank > ours.rank), reason
@@ -175,4 +220,13 @@ def _replaced_if(better: bool) -> Outcome:
 
 
 def _epochs(standing: Standing) -> int:
-    return getattr(standing.record, "epochs_done", 0)
+    """How far an interrupted trial got: the record of one that was killed says 0 and its files know better."""
+    folder, curve = standing.folder / "checkpoint", standing.folder / "curve.jsonl"
+    count = 0
+    if curve.is_file() and not curve.is_symlink():
+        with suppress(Unsound, OSError):  # a torn last line is not counted
+            for _ in curve_lines(curve):
+                count += 1
+    names = [] if folder.is_symlink() else [path.name for path in folder.glob("epoch-*.pt")]
+    newest = [int(match[1]) for match in (re.fullmatch(r"epoch-([0-9]{6})\.pt", name) for name in names) if match]
+    return max(getattr(standing.record, "epochs_done", 0), count, *newest)

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from sdbench.cost import archive
 from sdbench.cost.records import PROFILE_SCHEMA_VERSION, ProfileResult
+from sdbench.errors import EnvironmentProblem
 from sdbench.spec import SCHEMA_VERSION, TrialResult
 from sdbench.store import EPOCH_LOGITS, DamagedRecord, Store, read_sealed, sync_folder
 from sdbench.validation_files import PROFILE, STARTED, TREES, TRIAL, Found
@@ -39,6 +40,10 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 class Refused(Exception):
     """A record that is not merged; the text says why."""
+
+
+class Newer(Refused):
+    """A record that only a newer sdbench can read."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,9 @@ def read(folder: Path, name: str) -> Standing:
             trial = read_sealed(path, TrialResult, SCHEMA_VERSION)
             standing, expected = Standing(folder, name, trial), {expected_id(trial)}
     except (DamagedRecord, FileNotFoundError) as error:
-        raise Refused(str(error) if getattr(error, "kind", "") == "newer" else f"damaged: {error}") from error
+        if getattr(error, "kind", "") == "newer":
+            raise Newer(str(error)) from error
+        raise Refused(f"damaged: {error}") from error
     if standing.id not in expected:
         raise Refused("damaged: its id is not the hash of its content")
     if max(map(len, standing.target.parts)) > MAX_NAME:
@@ -99,14 +106,27 @@ def read(folder: Path, name: str) -> Standing:
 
 
 def standing_at(folder: Path) -> Standing | None:
-    """The sound record in a folder of the destination, or None."""
+    """The sound record in a folder of the destination, or None. Raises Refused where one is a newer sdbench's."""
+    sound = None
     for name in (TRIAL, STARTED, PROFILE):
         if (folder / name).is_file():
             try:
-                return read(folder, name)
+                found = read(folder, name)
+            except Newer:
+                raise Refused("the destination's record is of a newer sdbench; upgrade sdbench") from None
             except Refused:
                 continue
-    return None
+            sound = sound or found
+    return sound
+
+
+def passable(root: Path, place: Path) -> None:
+    """Raises Refused where a file, or a link below the tree, stands in the way to a folder of the destination."""
+    for path in [place, *place.parents][-2::-1]:
+        linked = (root / path).is_symlink()
+        if (linked and len(path.parts) > 1) or ((linked or (root / path).exists()) and not (root / path).is_dir()):
+            what = "link" if linked else "file"
+            raise Refused(f"the destination has a {what} at {path.as_posix()}; move it away and merge again")
 
 
 def source(found: Found) -> Standing:
@@ -163,7 +183,10 @@ def _unsealed(standing: Standing) -> list[str]:
     for name in UNSEALED if standing.rank == 0 else ("checkpoint",):
         path = standing.folder / name
         if path.is_dir() and not path.is_symlink():
-            names += [f"{name}/{each.name}" for each in sorted(path.iterdir()) if each.is_file()]
+            try:
+                names += [f"{name}/{each.name}" for each in sorted(path.iterdir()) if each.is_file()]
+            except OSError as error:
+                raise Refused(f"{name} cannot be read ({error.strerror})") from error
         else:
             names.append(name)
     return [name for name in names if safe_sibling(name) and name not in standing.record.checksums]
@@ -256,7 +279,10 @@ def recover(root: Path) -> None:
         if not staging.is_dir():
             continue
         for entry in sorted(staging.iterdir()):
-            old = standing_at(entry) if entry.name.endswith(OLD) else None
+            try:
+                old = standing_at(entry) if entry.name.endswith(OLD) else None
+            except Refused as refusal:
+                raise EnvironmentProblem(f"{entry}, left behind by a merge that was killed: {refusal}") from None
             if old is not None and not (root / old.target).exists():
                 entry.rename(root / old.target)
                 sync_folder((root / old.target).parent)

@@ -16,6 +16,8 @@ from sdbench.validation_records import Finding, warning
 
 TRIAL, STARTED, PROFILE = "trial.json", "started.json", archive.FILE
 TREES = ("trials", "profiles")
+SEALED = ("curve.jsonl", "network.safetensors", "logits.safetensors")
+"""Files beside a finished trial's record, which it seals where they are there."""
 
 MAX_DEPTH = 16
 """Folders below a path in which records are looked for; a store has five."""
@@ -53,6 +55,11 @@ class Unsound(Exception):
     """A file that is not what its name says; the text says why."""
 
 
+def readable(path: str) -> str:
+    """A path as text that any encoder takes: what is not UTF-8 in it is spelled out."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def search(given: str) -> Search:
     """All record files at a path: a results folder, any folder above or below it, or one record.
 
@@ -62,7 +69,7 @@ def search(given: str) -> Search:
     if path.is_file():
         if path.name not in (TRIAL, STARTED, PROFILE):
             raise UserError(f"{given}: not a record; give a {TRIAL}, a {PROFILE}, a trial's folder or a results folder")
-        one = (Found(path.absolute(), given, named=True),)
+        one = (Found(path.absolute(), readable(given), named=True),)
         return Search((), one, (), False) if path.name == PROFILE else Search(one, (), (), False)
     if not path.is_dir():
         raise UserError(f"{given}: no such file or folder; give a results folder, a trial's folder or a record")
@@ -70,7 +77,10 @@ def search(given: str) -> Search:
     named = not trees and any((path / name).is_file() for name in (TRIAL, STARTED, PROFILE))
     found = _Walk(named)
     for top in trees or [path]:
-        found.walk(top, given if top == path else os.path.join(given, top.name))  # noqa: PTH118
+        found.walk(top, readable(given if top == path else os.path.join(given, top.name)))  # noqa: PTH118
+    for name in TREES if trees else ():
+        if (path / name).is_symlink():
+            found.warn_link(readable(os.path.join(given, name)))  # noqa: PTH118
     if not (trees or found.trials or found.profiles):
         raise UserError(f"{given}: holds no record; give a results folder, a trial's folder or a record")
     return Search(tuple(found.trials), tuple(found.profiles), tuple(found.findings), not named)
@@ -97,9 +107,9 @@ class _Walk:
             self._records(folder, where, {e.name for e in entries if not e.is_symlink()})
             below = []
             for entry in entries:
-                inside = f"{where}/{entry.name}"
+                inside = f"{where}/{readable(entry.name)}"
                 if entry.is_symlink():
-                    self._warn("link", inside, "a link, which is not followed", "put the file or folder itself there")
+                    self.warn_link(inside)
                 elif ".damaged-" in entry.name or entry.name.endswith(".tmp"):
                     self._warn("litter", inside, "left behind by a damaged record or a kill", "delete it when unneeded")
                 elif entry.is_dir() and entry.name.startswith("."):
@@ -116,6 +126,9 @@ class _Walk:
             self.trials.append(Found((folder / name).absolute(), f"{where}/{name}", self.named))
         if PROFILE in names:
             self.profiles.append(Found((folder / PROFILE).absolute(), f"{where}/{PROFILE}", self.named))
+
+    def warn_link(self, place: str) -> None:
+        self._warn("link", place, "a link, which is not followed", "put the file or folder itself there")
 
     def _warn(self, kind: str, place: str, problem: str, remedy: str) -> None:
         self.findings.append(warning(kind, place, problem, remedy))

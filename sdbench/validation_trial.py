@@ -9,8 +9,8 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 from sdbench.spec import TrialResult, TrialSpec, digest
-from sdbench.store import Store, sha256
-from sdbench.validation_files import STARTED, TRIAL, Found, Unsound, curve_lines, tensors
+from sdbench.store import EPOCH_LOGITS, Store, sha256
+from sdbench.validation_files import SEALED, STARTED, TRIAL, Found, Unsound, curve_lines, readable, tensors
 from sdbench.validation_records import Finding, error, warning
 
 RERUN = "run its trial again, or take the record out"
@@ -52,6 +52,8 @@ def trial_findings(found: Found, record: TrialResult) -> Iterator[Finding]:
         yield warning("range", found.place, problem, "look where it was made")
     if found.path.name == TRIAL:
         yield from _files(found, record)
+        if record.status != "interrupted":
+            yield from _unsealed(found, record)
     elif record.status != "interrupted":
         problem = f"{STARTED} says {record.status}, where only interrupted is possible"
         yield error("range", found.place, problem, RERUN)
@@ -116,6 +118,19 @@ def _files(found: Found, record: TrialResult) -> Iterator[Finding]:
             yield from _content(path, place, record)
 
 
+def _unsealed(found: Found, record: TrialResult) -> Iterator[Finding]:
+    """Files that a finished trial's record would seal if they had been there when it was written. One that failed
+    may have been taken up again since."""
+    folder, where = found.path.parent, PurePosixPath(found.place).parent
+    epochs = folder / EPOCH_LOGITS
+    kept = [] if epochs.is_symlink() else sorted(epochs.glob("*.safetensors"))
+    for name in (*SEALED, *(f"{EPOCH_LOGITS}/{path.name}" for path in kept)):
+        path = folder / name
+        if name not in record.checksums and (path.is_symlink() or path.exists()):
+            made = error if record.status == "ok" else warning
+            yield made("checksum", f"{where}/{readable(name)}", "its record does not seal it", "take it out")
+
+
 def _content(path: Path, place: str, record: TrialResult) -> Iterator[Finding]:
     """Whether a sealed file holds what it should."""
     try:
@@ -165,7 +180,7 @@ def protocol_findings(place: str, record: TrialResult) -> Iterator[Finding]:
         yield error("protocol", place, f"protocol {spec.protocol[:60]!r} is unknown", remedy)
         return
     if version != protocol.version:
-        newer = not version.isdigit() or int(version) > int(protocol.version)
+        newer = not re.fullmatch(r"[0-9]{1,9}", version) or int(version) > int(protocol.version)
         made = error if newer else warning
         problem = f"version {version[:20]!r} of protocol {protocol.name}, where this sdbench has {protocol.version}"
         yield made("protocol", place, problem, "upgrade sdbench" if newer else "boards keep versions apart")

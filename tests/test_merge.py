@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -83,7 +85,6 @@ def test_two_stores_into_a_new_one(theirs: Path, ours: Path, tmp_path: Path, wri
         (FAILED, {}, "newest", "already there", "ours"),
         ({**INTERRUPTED, "provenance": made(23)}, {}, "newest", "already there", "ours"),
         ({**INTERRUPTED, "provenance": made(23)}, FAILED, "oldest", "already there", "ours"),
-        ({**INTERRUPTED, "epochs_done": 1}, INTERRUPTED, "fail", "replaced", "theirs"),
         (INTERRUPTED, {**INTERRUPTED, "epochs_done": 1}, "newest", "already there", "ours"),
         ({"provenance": made(9)}, {"provenance": made(8)}, "newest", "replaced", "theirs"),
         ({"provenance": made(9)}, {"provenance": made(8)}, "oldest", "already there", "ours"),
@@ -121,6 +122,32 @@ def test_an_interrupted_trial_takes_what_it_goes_on_from(theirs: Path, ours: Pat
     (folder / "checkpoint" / "epoch-0001.pt").write_bytes(b"weights")
     merge([str(theirs)], str(ours))
     assert (ours / folder.relative_to(theirs) / "checkpoint" / "epoch-0001.pt").read_bytes() == b"weights"
+
+
+def curve_of(folder: Path, epochs: int) -> None:
+    (folder / "curve.jsonl").write_text("".join(f'{{"epoch": {epoch}}}\n' for epoch in range(epochs)))
+
+
+def checkpoint_of(folder: Path, epochs: int) -> None:
+    (folder / "checkpoint").mkdir()
+    (folder / "checkpoint" / f"epoch-{epochs:06d}.pt").write_bytes(b"weights")
+
+
+@pytest.mark.parametrize("leave", [curve_of, checkpoint_of])
+@pytest.mark.parametrize(("epochs", "outcome"), [(50, "already there"), (2, "already there"), (1, "replaced")])
+def test_how_far_a_killed_trial_got_is_in_its_files(
+    theirs: Path, ours: Path, write_trial: Writer, leave: Callable[[Path, int], None], epochs: int, outcome: str
+) -> None:
+    got = {**INTERRUPTED, "epochs_done": 2, "recipe": {"epochs": 100}}
+    curve_of(write_trial(theirs, **got), 2)
+    write_trial(theirs, **got)  # seals that curve
+    folder = write_trial(ours, **INTERRUPTED, recipe={"epochs": 100})
+    (folder / "trial.json").rename(folder / "started.json")  # its record says that no epoch is done
+    (folder / "curve.jsonl").unlink()
+    leave(folder, epochs)
+    before = without_locks(files(ours))
+    assert [each.outcome for each in merge([str(theirs)], str(ours)).records] == [outcome]
+    assert (without_locks(files(ours)) == before) == (outcome == "already there")
 
 
 def damage_file(folder: Path) -> None:
@@ -177,6 +204,101 @@ def test_a_damaged_record_of_the_destination_is_replaced_and_kept(
     assert outcomes(merge([str(theirs)], str(ours))) == [("replaced", "the destination's was damaged")]
     assert (folder / "trial.json.damaged-1").read_bytes() == damaged
     assert validate([str(ours)]).errors == ()
+
+
+@pytest.mark.parametrize("keep", ["newest", "oldest", "fail"])
+@pytest.mark.parametrize("name", ["trial.json", "started.json"])
+def test_what_a_newer_sdbench_wrote_stays(theirs: Path, ours: Path, write_trial: Writer, keep: str, name: str) -> None:
+    write_trial(theirs)
+    folder = write_trial(ours)
+    rewrite(folder, schema_version=2)
+    (folder / "trial.json").rename(folder / name)
+    (folder / "network.safetensors").write_bytes(b"weights")
+    before = without_locks(files(ours))
+    reason = "the destination's record is of a newer sdbench; upgrade sdbench"
+    assert outcomes(merge([str(theirs)], str(ours), keep)) == [("refused", reason)]
+    assert without_locks(files(ours)) == before
+
+
+def test_what_a_newer_merge_had_moved_away_stays(theirs: Path, ours: Path, write_trial: Writer) -> None:
+    write_trial(theirs)
+    folder = write_trial(ours)
+    rewrite(folder, schema_version=2)
+    old = ours / "trials" / ".merging" / f"{folder.name}.old"
+    old.parent.mkdir()
+    folder.rename(old)
+    with pytest.raises(EnvironmentProblem, match="newer sdbench"):
+        merge([str(theirs)], str(ours))
+    assert old.is_dir()
+    assert not folder.exists()
+
+
+def test_files_that_the_destination_lacks_or_has_broken_are_filled_in(
+    theirs: Path, ours: Path, write_trial: Writer
+) -> None:
+    source = write_trial(theirs)
+    (source / "network.safetensors").write_bytes(b"weights")
+    (source / "epoch_logits").mkdir()
+    (source / "epoch_logits" / "epoch-0001.safetensors").write_bytes(b"logits")
+    write_trial(theirs)  # seals them as well
+    merge([str(theirs)], str(ours))
+    whole, folder = files(ours), ours / source.relative_to(theirs)
+    shutil.rmtree(folder / "epoch_logits")
+    (folder / "network.safetensors").unlink()
+    (folder / "logits.safetensors").write_bytes(b"broken")
+    (folder / "log.txt").write_text("own")
+    done = merge([str(theirs)], str(ours), "fail")
+    assert [each.outcome for each in done.records] == ["replaced"]
+    assert all(name in done.text for name in ("network", "epoch_logits/epoch-0001", " logits.safetensors"))
+    assert without_locks(files(ours)) == without_locks(whole) | {f"{folder.relative_to(ours)}/log.txt": b"own"}
+    (folder / "network.safetensors").unlink()
+    (source / "network.safetensors").unlink()
+    assert outcomes(merge([str(theirs)], str(ours))) == [("already there", "")]
+    (source / "network.safetensors").write_bytes(b"other")
+    assert "network.safetensors was changed" in merge([str(theirs)], str(ours)).records[0].reason
+    assert not (folder / "network.safetensors").exists()
+
+
+@pytest.mark.parametrize("way", ["file", "broken link", "link"])
+@pytest.mark.parametrize("above", [0, 1])
+def test_what_is_in_the_way_is_refused_and_the_others_come(
+    theirs: Path, ours: Path, tmp_path: Path, write_trial: Writer, way: str, above: int
+) -> None:
+    blocked, free = write_trial(theirs, "ce"), write_trial(theirs, "ls")
+    place = [blocked, *blocked.parents][above].relative_to(theirs)
+    (ours / place).parent.mkdir(parents=True)
+    (tmp_path / "there").mkdir()
+    if way == "file":
+        (ours / place).write_text("a file")
+    else:
+        (ours / place).symlink_to(tmp_path / ("there" if way == "link" else "nowhere"))
+    what = "file" if way == "file" else "link"
+    reason = f"the destination has a {what} at {place.as_posix()}; move it away and merge again"
+    assert outcomes(merge([str(theirs)], str(ours))) == [("refused", reason), ("copied", "")]
+    assert (ours / free.relative_to(theirs) / "trial.json").is_file()
+    assert not list((tmp_path / "there").iterdir())
+
+
+def test_what_a_source_hides_is_refused(theirs: Path, ours: Path, tmp_path: Path, write_trial: Writer) -> None:
+    write_trial(theirs, "ce")
+    linked = write_trial(theirs, "ls")
+    linked.rename(tmp_path / "elsewhere")
+    linked.symlink_to(tmp_path / "elsewhere")
+    (theirs / "profiles").symlink_to(tmp_path)
+    deep = theirs.joinpath("trials", *"abcdefghijklmnopqr")
+    deep.mkdir(parents=True)
+    done = merge([str(theirs)], str(ours))
+    refused = {each.place: each.reason for each in done.records if each.outcome == "refused"}
+    assert refused == {
+        str(linked): "a link, which is not followed",
+        str(theirs / "profiles"): "a link, which is not followed",
+        str(deep.parent): "nested too deeply for a store; not looked into",
+    }
+    assert done.count("copied") == 1
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "trials").symlink_to(theirs / "trials")
+    with pytest.raises(UserError, match="links are not followed"):
+        merge([str(tmp_path / "links")], str(ours))
 
 
 def test_hostile_names_cannot_leave_the_destination(theirs: Path, tmp_path: Path, write_trial: Writer) -> None:
@@ -278,6 +400,7 @@ def test_bad_requests(theirs: Path, ours: Path, tmp_path: Path, write_trial: Wri
         ([str(theirs)], str(ours), "best", "--keep"),
         ([], str(ours), "newest", "name the results folders"),
         ([str(theirs)], None, "newest", "--into"),
+        ([str(theirs)], "", "newest", "--into results"),
     ):
         with pytest.raises(UserError, match=words):
             merge(sources, into, keep)
@@ -294,6 +417,19 @@ def test_the_command(theirs: Path, ours: Path, write_trial: Writer) -> None:
     told = json.loads(done.stdout)
     assert [each["outcome"] for each in told["records"]] == ["copied"]
     assert CliRunner().invoke(app, ["merge", str(theirs)]).exit_code == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_that_are_no_text_come_as_json(tmp_path: Path, write_trial: Writer) -> None:
+    theirs, ours = (tmp_path / os.fsdecode(name) for name in (b"their\xff", b"our\xff"))
+    other = write_trial(theirs).parent / os.fsdecode(b"\xff")
+    other.mkdir()
+    (other / "trial.json").write_text("{}")
+    done = CliRunner().invoke(app, ["merge", str(theirs), "--into", str(ours), "--json"])
+    assert done.exit_code == 1
+    told = json.loads(done.stdout)
+    assert told["into"].endswith("our\\xff")
+    assert any(each["place"].endswith("\\xff/trial.json") for each in told["records"])
 
 
 def test_folders_are_exchanged_at_once_here(tmp_path: Path) -> None:

@@ -160,6 +160,22 @@ def test_a_file_beside_a_record(sound: Path) -> None:
     assert {(f.kind, f.level) for f in found_in(sound)} == {("link", "error"), ("link", "warning")}
 
 
+@pytest.mark.parametrize(
+    "name", ["curve.jsonl", "logits.safetensors", "network.safetensors", "epoch_logits/epoch-0001.safetensors"]
+)
+def test_a_file_that_a_finished_trial_does_not_seal(sound: Path, name: str) -> None:
+    folder = folder_of(sound)
+    (folder / "epoch_logits").mkdir()
+    (folder / name).write_bytes(b"added")
+    reseal(folder, lambda content: content["checksums"].pop(name, None))
+    assert (only(sound).kind, only(sound).level, only(sound).place) == ("checksum", "error", str(folder / name))
+    failed: dict[str, Any] = {"status": "failed", "metrics": None, "cost": None}
+    reseal(folder, lambda content: content.update(failed))
+    assert (only(sound).kind, only(sound).level) == ("checksum", "warning")
+    reseal(folder, lambda content: content.update(status="interrupted"))
+    assert found_in(sound) == []
+
+
 @pytest.mark.parametrize("name", ["../ce", "/etc/passwd", "a/b/c", "..", "trial.json/../x"])
 def test_a_record_cannot_name_files_elsewhere(sound: Path, name: str) -> None:
     reseal(folder_of(sound), put("checksums", name, value="0" * 64))
@@ -302,6 +318,12 @@ def test_protocols(root: Path, write_trial: Writer, changes: dict[str, Any], lev
     assert words in only(root).problem
 
 
+@pytest.mark.parametrize("version", ["\u00b2", "9" * 5000, "", "1 "])
+def test_versions_of_a_protocol_that_are_none(sound: Path, version: str) -> None:
+    reseal(folder_of(sound), put("identity", "protocol_version", value=version))
+    assert ("error", "protocol") in {(f.level, f.kind) for f in found_in(sound)}
+
+
 def test_hold_out_for_temperature_scaling_keeps_the_protocol(root: Path, write_trial: Writer) -> None:
     write_trial(root, split="holdout-0.1")
     assert found_in(root) == []
@@ -413,6 +435,17 @@ def test_the_command(sound: Path, tmp_path: Path) -> None:
         code, out, err = run(*arguments)
         assert (code, out) == (2, "")
         assert err.startswith("error: ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_that_are_no_text_come_as_json(sound: Path) -> None:
+    other = sound / "trials" / os.fsdecode(b"bad\xff")
+    other.mkdir()
+    (other / "trial.json").write_text("{}")
+    for path in (sound, other, other / "trial.json"):
+        done = CliRunner().invoke(app, ["validate", str(path), "--json"])
+        assert done.exit_code == 4
+        assert "bad\\xff" in json.loads(done.stdout)["findings"][0]["place"]
 
 
 def test_a_folder_without_records_is_no_results_folder(tmp_path: Path) -> None:
