@@ -26,6 +26,7 @@ from sdbench.selectors import split_list
 from sdbench.spec import Identity, Trial, TrialResult, TrialSpec, Value, digest
 from sdbench.store import Store
 from sdbench.teachers import Teacher, find_teachers
+from sdbench.variants import choose_variants
 
 TEMPERATURES = ("1", "2", "4", "8")
 ALPHA = ("0.9",)
@@ -115,7 +116,7 @@ def _variants(flags: Mapping[str, Any], problems: Problems) -> list[dict[str, Va
                 trouble = str(error)
             if trouble:
                 problems.found.append(f"--{flag} {text}: {trouble}")
-            else:
+            elif value not in values[key]:
                 values[key].append(value)
     return [{"alpha": a, "temperature": t} for a in values["alpha"] for t in values["temperature"]]
 
@@ -150,7 +151,7 @@ def _lesson(alone: Trial, teacher: Teacher, taught_by: TrialResult, params: Mapp
     name = _method()
     recipe, theirs = alone.spec.recipe, taught_by.spec.recipe
     other = "" if recipe == theirs else f" {theirs.epochs} epochs {digest(theirs.model_dump(mode='json'))[:4]}"
-    label = f"{taught_by.spec.network}/{teacher.label}{other}"
+    label = f"{taught_by.spec.network}/{_named(taught_by)}{other}"
     values = registry.resolve(name, alone.spec.dataset, {**params, "taught_by": label})
     spec = TrialSpec.model_validate(
         {
@@ -168,3 +169,13 @@ def _lesson(alone: Trial, teacher: Teacher, taught_by: TrialResult, params: Mapp
     )
     trial = Trial(spec=spec, identity=identity, caveat=registry.caveat(name))
     return Lesson(teacher.label, teacher.method, taught_by, trial)
+
+
+def _named(result: TrialResult) -> str:
+    """A trial's method with the parameters that differ from its defaults, the same however it was asked for."""
+    spec = result.spec
+    usual = choose_variants([spec.method], [spec.dataset], Problems(), named_teachers=True)[spec.dataset]
+    defaults = usual[0][1] if usual else {}  # none where its plug-in is not loaded
+    differing = {key: value for key, value in sorted(spec.params.items()) if value != defaults.get(key)}
+    listed = ",".join(f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in differing.items())
+    return f"{spec.method}[{listed}]" if listed else spec.method

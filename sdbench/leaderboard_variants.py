@@ -60,7 +60,7 @@ def variants(results: Sequence[TrialResult], by_id: Mapping[str, TrialResult]) -
     """Trials by method, parameters and source of the method, in a fixed order, and notes.
 
     A seed counts once, in its newest complete trial: two trials of one variant and seed differ in
-    threads or in an earlier generation, and are no two seeds.
+    threads or in whom they learned from (an earlier generation, a named teacher), and are no two seeds.
     """
     found: dict[_Key, dict[int, TrialResult]] = defaultdict(dict)
     again: dict[_Key, set[int]] = defaultdict(set)
@@ -74,8 +74,8 @@ def variants(results: Sequence[TrialResult], by_id: Mapping[str, TrialResult]) -
     labels = _labels(found)
     ordered = [_variant(labels[key], found[key], by_id) for key in sorted(found)]
     notes = [
-        f"{labels[key]} {seed_list(seeds)}: ran more than once, with other threads or another earlier generation; "
-        "the newest complete trial counts"
+        f"{labels[key]} {seed_list(seeds)}: ran more than once, with other threads or another teacher (an earlier "
+        "generation or a named network); the newest complete trial counts"
         for key, seeds in sorted(again.items())
     ]
     return ordered, notes

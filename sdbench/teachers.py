@@ -57,9 +57,12 @@ def find_teachers(store: Store, wanted: Sequence[str], request: Request, epochs:
     setting = _common(found)
     teachers = [_teacher(text, by_setting[setting]) for text, by_setting in found.items()]
     seeds = _seeds(teachers, request)
-    chosen = [Teacher(t.label, t.method, {seed: t.trials[seed] for seed in seeds}) for t in teachers]
-    _check_weights(store, chosen)
-    return chosen
+    chosen: dict[tuple[str, ...], Teacher] = {}  # by trials: one teacher may be asked for in two ways
+    for t in teachers:
+        by_seed = {seed: t.trials[seed] for seed in seeds}
+        chosen.setdefault(tuple(r.trial_id for r in by_seed.values()), Teacher(t.label, t.method, by_seed))
+    _check_weights(store, chosen.values())
+    return list(chosen.values())
 
 
 def _fits(result: TrialResult, request: Request, epochs: str | None) -> bool:

@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from matplotlib.text import Text
 from PIL import Image
 from typer.testing import CliRunner
 
-from sdbench.analysis import questions
+from sdbench.analysis import pictures, questions
 from sdbench.analysis.logits import bins, calibration_row
+from sdbench.analysis.planes import Drawing
+from sdbench.analysis.records import Bin, CalibrationRow, ZipfFigures, ZipfRow
 from sdbench.analysis.trials import Choice, choose
 from sdbench.analysis.zipf import fit, sorted_outputs
 from sdbench.cli import app
 from sdbench.errors import UserError
 from sdbench.report.reliability import reliability
 from sdbench.spec import Metrics, Scaled
-from sdbench.statistics import mean_std
+from sdbench.statistics import MeanStd, mean_std
 from sdbench.store import Store
 
 
@@ -75,7 +78,8 @@ def test_trials_are_chosen_by_id_folder_method_and_seed(small_world: Any) -> Non
     assert chosen() == chosen("all") == [("ce", (0, 1)), ("ls", (0, 1))]
     assert chosen("l*", seeds=("1",)) == [("ls", (1,))]
     assert chosen("ls[smoothing=0.1]", "ce") == [("ce", (0, 1)), ("ls", (0, 1))]
-    for wrong in ("zipf", "ls[smoothing=0.7]", "0123456789abcdef"):
+    assert chosen(one.trial_id[:4]) == [("ls", (1,))]
+    for wrong in ("zipf", "ls[smoothing=0.7]", "0123456789abcdef", one.trial_id[:3], ".", "/", "/tmp/.."):
         with pytest.raises(UserError, match="no trial here"):
             choose(store, Choice((wrong,)))
 
@@ -192,6 +196,58 @@ def test_pictures(small_world: Any, tmp_path: Path, suffix: str) -> None:
     again = one.read_bytes()
     run(small_world, "ce", "--kind", "zipf", "--output", str(one))
     assert one.read_bytes() == again
+
+
+@pytest.mark.parametrize("suffix", ["svg", "pdf", "png"])
+def test_names_are_drawn_as_they_are(suffix: str, tmp_path: Path) -> None:
+    """Dollar signs are no TeX, names with an underscore in front are in legends, axes have plain numbers."""
+    names = ("_background", "a$\\b$", "costs $5_x and $6\n\u202e")
+    figures_ = ZipfFigures(
+        **{key: MeanStd(1.0, None, 1) for key in ("exponent", "kl_zipf", "kl_exponential", "kl_log_normal")},
+        r_squared=None,
+    )
+    outputs = tuple(float(r) ** -1 / 2.83 for r in range(1, 10))
+    rows = [ZipfRow(label=name, seeds=(0,), figures=figures_, outputs=outputs, epochs=()) for name in names]
+    parts = {"test": (np.eye(3, 2), np.arange(3))}
+    whole = tuple(Bin(low=b / 15, high=(b + 1) / 15, count=9, confidence=0.5, accuracy=0.4) for b in range(15))
+    diagrams = [
+        CalibrationRow(label=n, seeds=(0,), before={"ece": MeanStd(0.1, None, 1)}, reliability=whole) for n in names
+    ]
+    drawn = [
+        pictures.zipf(rows, 1, 9, names[1]),
+        pictures.reliability(diagrams, names[1]),
+        pictures.geometry([Drawing(names[1], 0, parts, np.eye(3, 2))], names, names[1]),
+    ]
+    for figure in drawn:
+        pictures.save(figure, tmp_path / f"F.{suffix}")
+        found = [text.get_text() for text in figure.findobj(Text)]
+        assert any("a$\\b$" in text for text in found)
+        assert not [text for text in found if "mathdefault" in text or "\u202e" in text]
+    for figure in (drawn[0], drawn[2]):
+        legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        assert len(legend) == 3
+        assert legend[0].startswith("\u200b_background")
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_work(
+    small_world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.svg").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(questions, "analyses", lambda *_: pytest.fail("worked before it looked"))
+        code, _, err = run(small_world, "ce", "--output", str(tmp_path / "file" / "a" / "F.svg"))
+        assert "F.svg cannot be written" in err
+        assert code == CliRunner().invoke(app, [
+            "report", "--results", str(small_world.results), "--output", str(tmp_path / "file" / "F.html")
+        ]).exit_code  # fmt: skip
+        code, _, err = run(small_world, "ce", "--output", str(tmp_path / "folder.svg"))
+        assert (code, "is a folder" in err) == (2, True)
+    # What goes wrong later leaves nothing half-written.
+    (tmp_path / "later-zipf.svg").mkdir()
+    code, _, err = run(small_world, "ce", "--output", str(tmp_path / "later.svg"))
+    assert "later-zipf.svg cannot be written" in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.svg", "later-zipf.svg"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Projection onto the plane of three templates and scatter ratios: by hand, by invariance, on a hand-made network."""
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from sdbench.analysis.features import Features, features, penultimate
 from sdbench.analysis.geometry import project, scatter, template_plane, with_one
 from sdbench.analysis.planes import parse_classes, place
 from sdbench.errors import UserError
+from sdbench.method import Output
 from sdbench.network import StagedNetwork, wrap
 from sdbench.tiny import TinyTask, tiny_data
 
@@ -132,6 +135,43 @@ def test_features_of_both_parts_of_a_data_set():
 def test_a_network_without_classifier_is_refused():
     with pytest.raises(UserError, match="gives logits only"):
         features(wrap(nn.Flatten()), tiny_data(TinyTask()), None)
+
+
+class Normed(StagedNetwork):
+    """A norm between the pooling and the classifier, as ConvNeXt has it."""
+
+    def _forward(self, images, edit):
+        output = super()._forward(images, edit)
+        return Output(self.classify(output.pooled), output.pooled, output.stages)
+
+    def classify(self, features):
+        return self.classifier(nn.functional.layer_norm(features, (3,)))
+
+
+class Widened(StagedNetwork):
+    """A layer between the pooling and the classifier, as MobileNetV3 has it."""
+
+    def _forward(self, images, edit):
+        pooled = self.stages[-1](self.stem(images)).mean((2, 3))
+        return Output(self.classifier(torch.cat([pooled, pooled], 1)), pooled, (images,))
+
+
+def test_a_network_whose_classifier_reads_something_else_is_refused():
+    """Rows of its weights are no templates of the pooled features, so their plane would mean nothing."""
+    dataset = tiny_data(TinyTask(num_classes=4))
+    for kind, width in ((Normed, 3), (Widened, 6)):
+        network = kind(nn.Identity(), [nn.Identity()], nn.Linear(width, 4), 8, "further").eval()
+        with pytest.raises(UserError, match="further: its classifier does not read the pooled features"):
+            features(network, dataset, None)
+    body = nn.Sequential(
+        OrderedDict(
+            stage=nn.Identity(),
+            pool=nn.AdaptiveAvgPool2d(1),
+            head=nn.Sequential(nn.Flatten(), nn.LayerNorm(3), nn.Linear(3, 4)),
+        )
+    )
+    with pytest.raises(UserError, match="does not read the pooled features"):
+        features(wrap(body, stages=("stage",), classifier="head", image_size=8).eval(), dataset, None)
 
 
 def test_classes_by_number_and_name():

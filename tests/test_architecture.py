@@ -97,13 +97,15 @@ def test_a_method_imports_no_other_method_and_no_harness() -> None:
 
 LAYERS = [
     {"sdbench.cli", "sdbench.api", "sdbench.api_cost", "sdbench.api_evidence"},
+    {"sdbench.analysis.questions"},
+    {"sdbench.analysis.pictures"},
     {"sdbench.report.commands"},
     {"sdbench.report.page", "sdbench.report.plots"},
     {"sdbench.report.figures", "sdbench.report.listings", "sdbench.report.plot_style"},
     {"sdbench.report.charts"},
     {"sdbench.report.costs"},
     {"sdbench.report.material"},
-    {"sdbench.distill", "sdbench.analysis.questions"},
+    {"sdbench.distill"},
     {"sdbench.analysis.trials", "sdbench.analysis.logits", "sdbench.analysis.planes", "sdbench.analysis.features"},
     {"sdbench.commands", "sdbench.boards", "sdbench.catalog", "sdbench.doctor", "sdbench.checks"},
     {"sdbench.cost.commands"},

@@ -211,6 +211,27 @@ def test_a_student_alone_that_was_trained_already_is_used(world: Any, tmp_path: 
     assert "same network" in text
 
 
+def test_a_teacher_is_one_however_it_is_typed(world: Any, tmp_path: Path) -> None:
+    """The same students, by what the teacher's record says, and each of them once."""
+
+    def ids(*teachers: str, temperatures: str = "4") -> list[str]:
+        given = flags(world, tmp_path, teachers=teachers, temperatures=[temperatures])
+        return [lesson.trial.id for lesson in distill.plan_distillation(given).lessons]
+
+    assert ids("ls") == ids("ls[smoothing=0.1]") == ids("ls[smoothing=0.10]", "ls") == ids("ls", temperatures="4,4.0")
+    store = Store(tmp_path / "results")
+    ls = next(r for r in store.scan().results if r.spec.method == "ls")
+    for params, name in (
+        ({"smoothing": 0.1}, "ls"),
+        ({"smoothing": 0.2}, "ls[smoothing=0.2]"),
+    ):
+        assert distill._named(ls.model_copy(update={"spec": ls.spec.model_copy(update={"params": params})})) == name
+    mixed = ls.spec.model_copy(update={"method": "ls+cutmix", "params": {"smoothing": 0.2, "cutmix.alpha": 9.0}})
+    assert distill._named(ls.model_copy(update={"spec": mixed})) == "ls+cutmix[cutmix.alpha=9.0,smoothing=0.2]"
+    foreign = ls.spec.model_copy(update={"method": "of_a_plug_in", "params": {"on": True}})
+    assert distill._named(ls.model_copy(update={"spec": foreign})) == "of_a_plug_in[on=true]"
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

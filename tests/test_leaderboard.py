@@ -335,6 +335,15 @@ def test_a_seed_counts_once_per_variant() -> None:
     assert any(n.startswith("ce seed 0: ran more than once") for n in table.notes)
 
 
+def test_students_of_different_teachers_are_no_two_seeds_and_the_note_says_so() -> None:
+    late = {"finished": "2026-06-01T00:00:00.000+00:00"}
+    results = [trial("kd", 0, 0.5, teacher="aaaa"), trial("kd", 0, 0.7, teacher="bbbb", where=late)]
+    table = only(build_board([*results, trial("ce", 0, 0.6)], baseline="ce"))
+    assert row(table, "kd").metrics["top1"] == MeanStd(0.7, None, 1)
+    (note,) = [n for n in table.notes if n.startswith("kd seed 0: ran more than once")]
+    assert "another teacher (an earlier generation or a named network)" in note
+
+
 def chain(last: dict[str, Any], middle: dict[str, Any], first: dict[str, Any]) -> list[TrialResult]:
     """Three generations: ce, then ban twice, each taught by the one before."""
     g0 = trial("ce", 0, 0.5, generation=0, **first)

@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdbench import data, environment, models
 from sdbench.errors import UserError
@@ -59,6 +59,8 @@ def features(network: Network, dataset: data.DataSet, most_train: int | None) ->
     """Features of the training images, without augmentation and ``most_train`` at most, and of all test images."""
     if network.classifier is None:
         raise UserError(f"{network.label} gives logits only, and templates are rows of a classifier's weights")
+    if not _reads_pooled(network, next(dataset.test_batches(BATCH, torch.float32))[0]):
+        raise UserError(f"{network.label}: its classifier does not read the pooled features, so they have no templates")
     parts = {
         "train": penultimate(network, dataset.train_batches(BATCH, torch.float32, most_train)),
         "test": penultimate(network, dataset.test_batches(BATCH, torch.float32)),
@@ -66,6 +68,17 @@ def features(network: Network, dataset: data.DataSet, most_train: int | None) ->
     layer = network.classifier
     bias = None if layer.bias is None else layer.bias.detach().cpu().numpy()
     return Features(parts, layer.weight.detach().cpu().numpy(), bias)
+
+
+@torch.no_grad()
+def _reads_pooled(network: Network, images: Tensor) -> bool:
+    """Whether the logits are the last layer of the pooled features, up to the rounding of float32; other networks have
+    a norm or further layers between them. Values that are not finite tell nothing."""
+    output, layer = network(images), network.classifier
+    if not isinstance(layer, nn.Linear) or output.pooled.shape[-1] != layer.in_features:
+        return False
+    apart = (layer(output.pooled) - output.logits).abs().max()
+    return not bool(apart > 1e-4 * output.logits.abs().max())
 
 
 @torch.no_grad()

@@ -16,6 +16,9 @@ from sdbench.spec import TrialResult
 from sdbench.store import Store
 from sdbench.teachers import is_variant
 
+LEAST_OF_ID = 4
+"""Characters of an id that mean a trial, at least; fewer are rather a method's name that was mistyped."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -38,7 +41,8 @@ class Choice:
 def choose(store: Store, choice: Choice) -> list[Group]:
     """The finished trials that a choice means, all that one thing may be compared in together.
 
-    An item is a method, a glob, ``name[param=value]``, ``all``, a trial's id, the beginning of one, or its folder.
+    An item is a method, a glob, ``name[param=value]``, ``all``, a trial's id, four characters of its beginning at
+    least, or its folder.
     Raises UserError for an item that means no finished trial.
     """
     by_id, _ = without_duplicates(store.scan().results)
@@ -62,7 +66,8 @@ def choose(store: Store, choice: Choice) -> list[Group]:
             problems.append(
                 f"{item}: its trials ended as {ended}; `sdbench show` says why"
                 if meant
-                else f"no trial here is {item!r}; see `sdbench list runs`, or give another --results"
+                else f"no trial here is {item!r}: a method, {LEAST_OF_ID} characters of an id or a folder; see "
+                "`sdbench list runs`, or give another --results"
             )
     if problems:
         raise UserError(problems)
@@ -77,7 +82,8 @@ def _meant(item: str, allowed: Sequence[TrialResult]) -> list[TrialResult]:
     named = [r for r in last if fnmatchcase(r.spec.method, item)]
     if not named and "[" in item:
         named = [r for r in last if is_variant(r, item)]
-    return named or [r for r in allowed if r.trial_id.startswith(Path(item).name)]
+    start = Path(item).name
+    return named or [r for r in allowed if len(start) >= LEAST_OF_ID and r.trial_id.startswith(start)]
 
 
 def _group(results: Sequence[TrialResult], by_id: dict[str, TrialResult]) -> Group:

@@ -69,7 +69,7 @@ def write_report(results: str, output: str | None, chosen: Filter) -> tuple[Repo
     try:
         write_atomic(path, text)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     done = ReportFile(
         output=str(path),
         trials=len(material.trials),
@@ -88,7 +88,8 @@ def _check(path: Path, suffixes: tuple[str, ...], example: str) -> None:
         raise UserError(f"{path} is a folder; give a file, as in `{example}`")
 
 
-def _cannot_write(path: Path, error: OSError) -> EnvironmentProblem:
+def cannot_write(path: Path, error: OSError) -> EnvironmentProblem:
+    """What to raise where writing failed."""
     why = error.strerror or type(error).__name__
     return EnvironmentProblem(f"{path} cannot be written ({why}); give another file with --output")
 
@@ -114,6 +115,6 @@ def write_plot(kind: str, results: str, output: str | None, chosen: Filter) -> t
         with replacing(path) as temporary:
             drawn.save(temporary, path.suffix.lower().removeprefix("."))
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     done = PlotFile(output=str(path), kind=kind, caption=drawn.caption, left_out=tuple(drawn.left_out))
     return done, material.damaged

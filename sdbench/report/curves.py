@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,10 @@ from typing import Any
 from sdbench.statistics import MeanStd, mean_std
 
 Line = Mapping[str, Any]
+
+LARGEST = 1e100
+"""Larger values are damage: their squares, which deviations need, are no floats any more."""
+MOST_EPOCHS = 10**9
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ def spread(items: Sequence[int], most: int) -> list[int]:
 def band(curves: Sequence[Sequence[Line]], key: str) -> Band | None:
     """Mean and standard deviation of a quantity at the epochs at which every curve that has it has it.
 
-    Curves without a finite value of it do not count. None where none counts, or they share no epoch.
+    Values that are not finite or above ``LARGEST`` do not count, nor do curves without others. None where no curve
+    counts, or they share no epoch.
     """
     found = [values for values in (_values(lines, key) for lines in curves) if values]
     if not found:
@@ -81,6 +85,8 @@ def _values(lines: Sequence[Line], key: str) -> dict[int, float]:
     found = {}
     for line in lines:
         epoch, value = line.get("epoch"), line.get(key)
-        if isinstance(epoch, int) and epoch >= 0 and isinstance(value, int | float) and math.isfinite(value):
+        if not (isinstance(epoch, int) and isinstance(value, int | float)):
+            continue
+        if 0 <= epoch <= MOST_EPOCHS and abs(value) <= LARGEST:
             found[epoch] = float(value)
     return found

@@ -14,7 +14,7 @@ from sdbench.cost import archive
 from sdbench.cost.records import SYNTHETIC, ProfileResult
 from sdbench.errors import UserError
 from sdbench.leaderboard import build_board
-from sdbench.leaderboard_cells import clean, letter, marked, title
+from sdbench.leaderboard_cells import clean, full_title, letter, marked
 from sdbench.leaderboard_groups import comparable
 from sdbench.leaderboard_records import Board, Row, Table
 from sdbench.leaderboard_variants import Variant, variants, without_duplicates
@@ -54,7 +54,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        return printable(title(self.table))
+        return printable(full_title(self.table))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -22,7 +23,11 @@ WIDTH = 3.35
 MOST_PANELS = 6
 MOST_ROWS = 14
 """Rows of a board in one panel."""
-LABEL_WIDTH = 30
+LABEL_WIDTH, LEGEND_WIDTH = 30, 44
+"""Characters in a line of a label, and of one in a legend."""
+LEGEND_ROOM, LEGEND_GAP = 0.4, 0.47
+"""Inches that a panel has for its legend, beyond which the figure grows, and between them, for ticks and their label.
+"""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A5A44")
 """Okabe and Ito's palette, which the colour-blind tell apart, with brown for its yellow, which is too pale on white."""
@@ -109,23 +114,47 @@ def styles(group: Group) -> dict[str, Style]:
     return found
 
 
-def label(text: str) -> str:
-    return "\n".join(textwrap.wrap(printable(text, 120), LABEL_WIDTH)) or "?"
+def label(text: str, width: int = LABEL_WIDTH) -> str:
+    """Lines of text that a legend shows: it would leave out a label that starts with an underscore."""
+    shown = "\n".join(textwrap.wrap(printable(text, 120), width)) or "?"
+    return f"\u200b{shown}" if shown.startswith("_") else shown
+
+
+def plain_ticks(axes: Any) -> None:
+    """Plain numbers at the ticks of logarithmic axes, whose usual ones are TeX; other ticks than the powers of ten
+    where fewer than two of those are in view. To be called once everything is drawn."""
+    from matplotlib.ticker import AutoLocator, LogLocator, NullFormatter
+
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        for locator in (LogLocator(subs=(1, 2, 5)), AutoLocator()):
+            if sum(low <= tick <= high for tick in axis.get_majorticklocs()) < 2:
+                axis.set_major_locator(locator)
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
 
 
 def named(entry: Entry, group: Group) -> str:
     """A row's label, with its number of seeds where those of its board differ."""
     differ = len({len(e.trials) for e in group.entries if e.trials}) > 1
-    return label(f"{entry.name}, n = {len(entry.trials)}" if differ else entry.name)
+    return label(f"{entry.name}, n = {len(entry.trials)}" if differ else entry.name, LEGEND_WIDTH)
 
 
 def legend(axis: Any) -> None:
-    """Below the panel, where it covers nothing."""
+    """Below the panel, where it covers nothing; the figure grows with it."""
+    from matplotlib.transforms import ScaledTranslation
+
     handles, labels = axis.get_legend_handles_labels()
     longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
-    columns = 3 if longest <= 13 else 2
-    axis.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.45, -0.24), ncols=columns, columnspacing=1.0,
-                handlelength=2.2, borderaxespad=0.0)  # fmt: skip
+    columns = 3 if longest <= 13 else 2 if longest <= 22 else 1
+    size = max(1, math.ceil(len(labels) / columns))
+    heights = [0.045 + 0.108 * (1 + label.count("\n")) for label in labels]
+    tallest = max((sum(heights[i : i + size]) for i in range(0, len(heights), size)), default=0.0)
+    figure = axis.figure
+    figure.set_figheight(figure.get_figheight() + max(0.0, tallest - LEGEND_ROOM))
+    below = axis.transAxes + ScaledTranslation(0, -LEGEND_GAP, figure.dpi_scale_trans)
+    axis.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.45, 0), bbox_transform=below, ncols=columns,
+                columnspacing=1.0, handlelength=2.2, borderaxespad=0.0)  # fmt: skip
 
 
 def counts(numbers: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ import math
 import textwrap
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from sdbench.errors import UserError
@@ -17,6 +18,7 @@ from sdbench.report.curves import Band
 from sdbench.report.material import Entry, Group, Material, bands, diagram, logits, printable
 from sdbench.report.plot_style import (
     COLOURS,
+    LEGEND_WIDTH,
     MOST_PANELS,
     STYLE,
     WIDTH,
@@ -28,6 +30,7 @@ from sdbench.report.plot_style import (
     legend,
     named,
     panels,
+    plain_ticks,
     rows,
     styles,
 )
@@ -53,18 +56,21 @@ def draw(kind: str, material: Material) -> Drawn:
 
 def pareto(material: Material) -> Drawn:
     """Top-1 accuracy with standard deviations against cost; the front as steps."""
-    figure, axes, groups = panels(material, "pareto", 2.9)
-    left_out: list[str] = []
+    known = [(g, tradeoff(g)) for g in material.groups if any(e.trials for e in g.entries)]
+    shown = [(g, found) for g, found in known if found is not None]
+    left_out = [
+        f"{g.title}: no method but the baseline has both an accuracy and a cost; "
+        f"`sdbench profile --model {g.table.network}` measures what steps cost"
+        for g, found in known
+        if found is None
+    ]
+    if known and not shown:
+        raise UserError(left_out[:10])
+    figure, axes, _ = panels(replace(material, groups=tuple(g for g, _ in shown)), "pareto", 2.9)
     about: set[str] = set()
     numbers: list[int] = []
     front: list[str] = []
-    for axis, group in zip(axes, groups, strict=True):
-        found = tradeoff(group)
-        if found is None:
-            raise UserError(
-                f"{group.title}: no method but the baseline has both an accuracy and a cost; "
-                f"`sdbench profile --model {group.table.network}` measures what steps cost"
-            )
+    for axis, (group, found) in zip(axes, shown, strict=True):
         numbers += _points(axis, found, group, left_out)
         axis.set_xlabel("\n".join(textwrap.wrap(found.axis, 52)))
         about.add(f"{found.axis} ({found.about})")
@@ -239,8 +245,7 @@ def zipf(material: Material) -> Drawn:
             numbers += _ranked(axis, material, entry, style[entry.letter], left_out)
         axis.set(xscale="log", yscale="log", xlabel="rank among the classes other than the label")
         axis.set_ylabel("softmax output")
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_major_formatter("{x:g}")
+        plain_ticks(axis)
         legend(axis)
     if not numbers:
         raise UserError([NO_LOGITS, *left_out[:10]])
@@ -271,8 +276,9 @@ def _ranked(axis: Any, material: Material, entry: Entry, own: Style, left_out: l
     mean = np.mean(values, axis=0)
     spread = f" ± {np.std(exponents, ddof=1):.2f}" if len(exponents) > 1 else ""
     marks = sorted({round(float(x)) - 1 for x in np.geomspace(1, len(mean), 8)})
+    said = label(f"{entry.name}: s = {np.mean(exponents):.2f}{spread}", LEGEND_WIDTH)
     axis.plot(np.arange(1, len(mean) + 1), mean, color=own.colour, marker=own.marker, linestyle=own.line, markersize=3,
-              markevery=marks, label=label(f"{entry.name}: s = {np.mean(exponents):.2f}{spread}"))  # fmt: skip
+              markevery=marks, label=said)  # fmt: skip
     return [len(values)]
 
 

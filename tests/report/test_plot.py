@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
@@ -19,6 +20,7 @@ from sdbench.boards import Filter
 from sdbench.cli import app
 from sdbench.cost import archive
 from sdbench.report.material import read
+from sdbench.report.plot_style import label
 from sdbench.report.plots import KINDS, draw
 from sdbench.spec import Recipe
 
@@ -203,3 +205,56 @@ def test_nothing_finished_is_said(tmp_path: Path, put: Callable[..., Path], make
     code, _, err = sdbench("plot", "curves", "--results", str(tmp_path), "--output", str(tmp_path / "F.svg"))
     assert code == 2
     assert "no finished trial under" in err
+
+
+@pytest.mark.parametrize("classes", [4, 10, 40])
+def test_axes_of_about_a_decade_have_plain_numbers(
+    classes: int, tmp_path: Path, put: Callable[..., Path], make_trial: Callable[..., Any]
+) -> None:
+    """The usual labels of logarithmic axes are TeX, which is switched off; some are needed on every axis."""
+    logits = np.tile(-0.3 * np.log(np.arange(1, classes + 1)), (20, 1))
+    for method in ("ce", "ls"):
+        put(tmp_path, make_trial(method), (), {"logits": logits, "labels": np.zeros(20, dtype=np.int64)})
+    found, drawn = texts("zipf", tmp_path)
+    assert not [text for text in found if "$" in text]
+    for axis in (drawn.figure.axes[0].xaxis, drawn.figure.axes[0].yaxis):
+        low, high = axis.get_view_interval()
+        shown = [t.get_text() for t in axis.get_ticklabels() if low <= t.get_position()[axis.axis_name == "y"] <= high]
+        assert len([float(text) for text in shown]) >= 2
+        assert not [t for t in axis.get_ticklabels(minor=True) if t.get_text()]
+
+
+def test_long_and_hidden_names_are_whole_in_the_legend(
+    tmp_path: Path, put: Callable[..., Path], make_trial: Callable[..., Any], make_curve: Callable[..., Any]
+) -> None:
+    """No text is cut off at the figure's edge, and a name that starts with an underscore is there too."""
+    for seed in range(2):
+        put(tmp_path, make_trial("_hidden", seed), make_curve(0.6, seed))
+        for weight in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5):
+            for past in ("predictions", "logits"):
+                own = make_trial("pskd", seed, params={"alpha_final": weight, "past": past})
+                put(tmp_path, own, make_curve(0.7, seed))
+    found, drawn = texts("curves", tmp_path)
+    assert "\u200b_hidden" in found
+    assert label("_hidden") in found
+    FigureCanvasAgg(drawn.figure).draw()
+    legend = drawn.figure.axes[0].get_legend()
+    assert len(legend.get_texts()) == 13
+    own, whole = legend.get_window_extent(), drawn.figure.bbox
+    assert whole.x0 <= own.x0 < own.x1 <= whole.x1
+    assert whole.y0 <= own.y0 < own.y1 <= whole.y1
+    assert drawn.figure.axes[0].bbox.height > 0.25 * 2.9 * drawn.figure.dpi
+
+
+def test_a_board_with_its_baseline_alone_leaves_the_others_to_be_drawn(
+    tmp_path: Path, put: Callable[..., Path], make_trial: Callable[..., Any]
+) -> None:
+    for method in ("ce", "ls"):
+        put(tmp_path, make_trial(method, seconds=9.0))
+    put(tmp_path, make_trial("ce", network="resnet32", seconds=9.0))
+    found, drawn = texts("pareto", tmp_path)
+    assert len(drawn.figure.axes) == 1
+    assert {"ce", "ls"} <= set(found)
+    assert len(drawn.left_out) == 1
+    assert "cifar100, resnet32" in drawn.left_out[0]
+    assert "no method but the baseline has both" in drawn.left_out[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import subprocess
@@ -113,6 +114,37 @@ def test_bands_are_over_the_epochs_that_all_seeds_have() -> None:
     assert only.n == 1
     assert band([odd], "top1") is None
     assert band([[{"epoch": 0, "loss": 1.0}], [{"epoch": 1, "loss": 1.0}]], "loss") is None
+
+
+def test_numbers_that_no_deviation_can_be_taken_of_are_dropped(
+    tmp_path: Path, put: Callable[..., Path], make_trial: Callable[..., Any]
+) -> None:
+    damaged = (
+        '{"epoch": 0, "loss": 2.0, "top1": 0.1}\n'
+        f'{{"epoch": 1, "loss": 1{"0" * 400}, "top1": 0.2}}\n'
+        '{"epoch": 2, "loss": 1e308, "top1": -1e308}\n'
+        f'{{"epoch": 1{"0" * 400}, "loss": 1.0}}\n'
+        '{"epoch": 3, "loss": 1.0, "top1": 0.3}\n'
+    )
+    for method in ("ce", "ls"):
+        (put(tmp_path, make_trial(method)) / "curve.jsonl").write_text(damaged)
+        (put(tmp_path, make_trial(method, 1)) / "curve.jsonl").write_text(damaged)
+    lines = read_thinned(next(tmp_path.rglob("curve.jsonl")), 50)
+    assert [getattr(band([lines], key), "epochs", None) for key in ("loss", "top1")] == [(1, 4), (1, 2, 4)]
+    assert "Training loss" in page_of(tmp_path, tmp_path)
+    assert sdbench("plot", "curves", "--results", str(tmp_path), "--output", str(tmp_path / "F.svg"))[0] == 0
+
+
+def test_a_filter_finds_names_with_spaces(
+    tmp_path: Path, put: Callable[..., Path], make_trial: Callable[..., Any]
+) -> None:
+    """A browser shortens runs of spaces in the text of a choice, which then means no board; not in its value."""
+    name = 'folder:/my  pictures/"q"'
+    put(tmp_path, make_trial("ce", dataset=name))
+    text = page_of(tmp_path, tmp_path)
+    (value,) = re.findall(r'<option value="([^"]*pictures[^"]*)">', text)
+    assert html.unescape(value) == name
+    assert f'data-dataset="{value}"' in text
 
 
 def test_a_long_curve_is_thinned_and_a_torn_line_dropped(tmp_path: Path) -> None:
