@@ -101,7 +101,8 @@ def register(
             raise UserError(problems)
         cls.name, cls.paper, cls.official, cls.year, cls.caveat = name, paper, official, year, caveat
         _METHODS[name] = cls
-        _ORIGIN[name] = _loading
+        # A module of the package may be imported by itself, before all of them are.
+        _ORIGIN[name] = "built in" if cls.__module__.startswith("sdbench.methods.") else _loading
         return cls
 
     return decorate

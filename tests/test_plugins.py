@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -131,3 +132,9 @@ def test_an_installed_package_that_does_not_import_is_named(monkeypatch: pytest.
     with_entry_point(monkeypatch, lambda: 1 / 0)
     with pytest.raises(UserError, match=r"toy-package offers .*'package\.module', which does not import: ZeroDivision"):
         names()
+
+
+def test_a_built_in_method_that_is_imported_by_itself_is_still_built_in() -> None:
+    code = "import sdbench.methods.zipf; from sdbench import registry; print(registry.origin('zipf'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "built in"
