@@ -117,3 +117,11 @@ def test_what_is_refused():
         sorted_outputs(np.zeros((2, 3)), np.array([0, 3]))
     with pytest.raises(ValueError, match="need logits"):
         sorted_outputs(np.zeros((2, 2)))
+
+
+def test_gaussian_logits_as_in_the_supplements_toy_experiment() -> None:
+    """Zipf's law far ahead of the exponential on ranks 1 to 32, and the limit of the log-normal."""
+    found = fit(sorted_outputs(np.random.default_rng(0).normal(size=(2000, 1000)).astype(np.float32)), 1, 32)
+    assert found.zipf.kl < 1e-4
+    assert 0.012 < found.exponential.kl < 0.016
+    assert found.log_normal.kl == pytest.approx(found.zipf.kl, rel=1e-3)

@@ -20,9 +20,10 @@ three; q_r = m_r / sum of m over them. Two kinds of fit:
   parameter and are rivals. The log-normal has two and holds Zipf's law as its limit for sigma -> infinity, so its KL is
   never the larger one; what counts is how much smaller it is. Where that limit is the best fit, mu and sigma are None.
 
-The supplement's KL of 0.315 for an exponential and 0.0219 for a log-normal on softmax outputs of Gaussian logits come
-from fits whose conventions it does not give; laws truncated to the ranks drawn, as here, come much closer to such data
-(0.014 and 0.00008, beside 0.00009 for Zipf).
+The supplement's table 1, on softmax outputs of Gaussian logits, has KL 0.0000667 for Zipf, 0.315 for an exponential
+and 0.0219 for a log-normal; it gives no conventions of the fits. Laws truncated to the ranks drawn, as here, come
+closer to such data: on standard normal logits (1,000 classes, 10,000 samples, three draws) 0.00005 to 0.00006 for
+Zipf, and for the log-normal, whose best fit is that limit, and 0.0136 to 0.0140 for the exponential.
 """
 
 from __future__ import annotations
