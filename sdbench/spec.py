@@ -26,6 +26,25 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, ser_json_inf_nan="null")
 
 
+GAINED = {"gained_later": True}
+"""Marks a field that a part of a spec gained after its first release: ``Field(default, json_schema_extra=GAINED)``."""
+
+
+def essential(record: Record) -> dict[str, Any]:
+    """A record as JSON values, without the fields that it gained later and that stand at their defaults.
+
+    So a spec of an earlier version keeps its id, and a field that is used becomes part of it.
+    """
+    whole = record.model_dump(mode="json")
+    for name, field in type(record).model_fields.items():
+        value = getattr(record, name)
+        if field.json_schema_extra == GAINED and value == field.default:
+            del whole[name]
+        elif isinstance(value, Record):
+            whole[name] = essential(value)
+    return whole
+
+
 class Recipe(Record):
     """Everything about training that is not the method.
 
@@ -57,6 +76,8 @@ class TrialSpec(Record):
     split: "full", or "holdout-F" where the share F of the training images is held out, F in (0, 1).
     generation: None for the last generation, which uses the seed's own random stream; k for an
     earlier one, which uses the stream (seed, k). teacher: trial id of the generation before.
+    shards: equal parts of every batch that pass through the network one by one, each with batch statistics of its
+    own; with more than one, each on a process of its own, in [1, 1024].
     """
 
     method: str
@@ -72,6 +93,7 @@ class TrialSpec(Record):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     generation: Count | None = None
     teacher: str | None = None
+    shards: Annotated[int, Field(ge=1, le=1024, json_schema_extra=GAINED)] = 1
 
     @property
     def stream(self) -> str:
@@ -107,7 +129,7 @@ class Trial(Record):
 
     @property
     def id(self) -> str:
-        return digest([self.spec.model_dump(mode="json"), self.identity.model_dump(mode="json")])
+        return digest([essential(self.spec), self.identity.model_dump(mode="json")])
 
 
 class Metrics(Record):
