@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, SerializerFunctionWrapHandler, model_serializer
 
 SCHEMA_VERSION = 1
 
@@ -27,25 +27,23 @@ class Record(BaseModel):
 
 
 GAINED = {"gained_later": True}
-"""Marks a field that a part of a spec gained after its first release: ``Field(default, json_schema_extra=GAINED)``."""
+"""Marks a field that a growing record gained after its first release: ``Field(default, json_schema_extra=GAINED)``."""
 
 
-def essential(record: Record) -> dict[str, Any]:
-    """A record as JSON values, without the fields that it gained later and that stand at their defaults.
+class Growing(Record):
+    """A part of a trial's identity, which may gain fields: those left at their defaults are not written.
 
     So a spec of an earlier version keeps its id, and a field that is used becomes part of it.
     """
-    whole = record.model_dump(mode="json")
-    for name, field in type(record).model_fields.items():
-        value = getattr(record, name)
-        if field.json_schema_extra == GAINED and value == field.default:
-            del whole[name]
-        elif isinstance(value, Record):
-            whole[name] = essential(value)
-    return whole
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields.items()
+        gained = {n for n, f in fields if f.json_schema_extra == GAINED and getattr(self, n) == f.default}
+        return {name: value for name, value in serialize(self).items() if name not in gained}
 
 
-class Recipe(Record):
+class Recipe(Growing):
     """Everything about training that is not the method.
 
     lr: the peak learning rate. milestones: shares of the epochs, in (0, 1), from which on the step
@@ -70,7 +68,7 @@ class Recipe(Record):
     augment: Literal["none", "crop", "crop-flip", "resized-crop-flip"] = "crop-flip"
 
 
-class TrialSpec(Record):
+class TrialSpec(Growing):
     """All that can change a result. Nothing in it comes from the host.
 
     split: "full", or "holdout-F" where the share F of the training images is held out, F in (0, 1).
@@ -129,7 +127,7 @@ class Trial(Record):
 
     @property
     def id(self) -> str:
-        return digest([essential(self.spec), self.identity.model_dump(mode="json")])
+        return digest([self.spec.model_dump(mode="json"), self.identity.model_dump(mode="json")])
 
 
 class Metrics(Record):
