@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from sdbench.api_care import prepare
 from sdbench.api_cost import claims, profile, profile_sweep, profiles
 from sdbench.api_evidence import (
     analyze,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from sdbench.checks import Finding
     from sdbench.doctor import Fact
     from sdbench.plan import Plan
+    from sdbench.preview import Preview
     from sdbench.run import Outcome
     from sdbench.spec import TrialResult
 
@@ -58,6 +60,8 @@ __all__ = [
     "plan",
     "plan_distill",
     "plot",
+    "prepare",
+    "preview",
     "profile",
     "profile_sweep",
     "profiles",
@@ -95,6 +99,14 @@ def run(*, config: One = None, quiet: bool = True, **options: Unpack[RunOptions]
 
     outcome, _ = carry_out(plan(config=config, **options), quiet=quiet)
     return outcome
+
+
+def preview(*, config: One = None, **options: Unpack[RunOptions]) -> Preview:
+    """What ``run`` would do, ``sdbench plan``: the state of every trial, time and disk by finished trials. Raises as
+    ``plan``."""
+    from sdbench.preview import preview_of
+
+    return preview_of(plan(config=config, **options))
 
 
 def trials(results: One = "results") -> list[TrialResult]:

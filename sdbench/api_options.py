@@ -41,6 +41,7 @@ class RunOptions(TypedDict, total=False):
     per_gpu: One
     cpus: One
     cpus_per_trial: One
+    jobs: One
     address: One
     timeout: One
     max_failures: One

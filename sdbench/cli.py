@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sdbench import cli_cost, cli_evidence
+from sdbench import cli_care, cli_cost, cli_evidence
 from sdbench.cli_options import (
     Datasets,
     Json,
@@ -81,6 +81,7 @@ def run(
     per_gpu: Annotated[Text, typer.Option(help="trials per GPU at once; above 1 timings do not count")] = None,
     cpus: Annotated[Text, typer.Option(help="CPUs to use")] = None,
     cpus_per_trial: Annotated[Text, typer.Option(help="CPUs that a trial occupies")] = None,
+    jobs: Annotated[Text, typer.Option("--jobs", "-j", help="trials at once, at most")] = None,
     address: Annotated[Text, typer.Option(help="an existing Ray cluster")] = None,
     timeout: Annotated[Text, typer.Option(help="limit per trial: 90, 15m, 6h")] = None,
     max_failures: Annotated[Text, typer.Option(help="restarts of a trial whose process dies")] = None,
@@ -88,7 +89,7 @@ def run(
     compile_: Annotated[Text, typer.Option("--compile", help="auto, off or graph (GPU): how steps run")] = None,
     eval_every: Annotated[Text, typer.Option(help="log test accuracy every N epochs; 0 never")] = None,
     keep_logits: Annotated[Text, typer.Option(help="every:N: test-set logits every N epochs too")] = None,
-    rerun: Annotated[Text, typer.Option(help="none, failed or all")] = None,
+    rerun: Annotated[Text, typer.Option(help="none, failed, stale (only these) or all")] = None,
     baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="always add ce")] = True,
     iso_cost: Annotated[bool, typer.Option("--iso-cost", help=ISO_COST)] = False,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="after the trial is done")] = False,
@@ -212,7 +213,8 @@ def show(
         typer.echo(text)
 
 
-for _part in (cli_cost.part, cli_evidence.part):
+app.command("plan")(cli_care.planning(run))
+for _part in (cli_care.part, cli_cost.part, cli_evidence.part):
     app.registered_commands += _part.registered_commands
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,9 @@ import typer
 from sdbench import boards, registry
 from sdbench.errors import UserError
 from sdbench.plan import Plan, make_plan
+from sdbench.preview import preview_of
 from sdbench.request import Request
-from sdbench.run import Outcome, execute, summary, to_do
+from sdbench.run import Outcome, execute, summary
 from sdbench.selectors import select, split_list
 from sdbench.store import Store
 
@@ -53,26 +53,9 @@ def carry_out(plan: Plan, *, quiet: bool) -> tuple[Outcome, Path]:
 
 
 def preview(plan: Plan, as_json: bool) -> str:
-    """What a run would do: per method, data set and network how many trials are done and missing."""
-    missing = {trial.id for trial in to_do(plan, Store(Path(plan.results)))}
-    rows = []
-    for trial in plan.trials:
-        spec = trial.spec
-        state = "missing" if trial.id in missing else "done"
-        rows.append({"trial_id": trial.id, "state": state, "spec": spec.model_dump(mode="json")})
-    if as_json:
-        return json.dumps({"trials": rows, "missing": len(missing), "engine": plan.engine}, indent=1)
-    counts: dict[tuple[str, ...], Counter[str]] = {}
-    for trial in plan.trials:
-        spec = trial.spec
-        key = (spec.dataset, spec.network, spec.protocol, str(spec.recipe.epochs), spec.method)
-        counts.setdefault(key, Counter())["missing" if trial.id in missing else "done"] += 1
-    from tabulate import tabulate
-
-    lines = [[*key, count["done"], count["missing"]] for key, count in counts.items()]
-    headers = ["dataset", "network", "protocol", "epochs", "method", "done", "missing"]
-    table = tabulate(lines, headers=headers, tablefmt="simple", disable_numparse=True)
-    return f"{table}\n{len(missing)} of {len(plan.trials)} trials to run, engine {plan.engine}; nothing was started"
+    """What a run would do, as text or JSON."""
+    found = preview_of(plan)
+    return found.model_dump_json(indent=1) if as_json else found.text
 
 
 def check(names: Sequence[str], plugins: Sequence[str], as_json: bool) -> int:

@@ -54,7 +54,7 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     options = _options(request, protocol, problems, command)
     resources = _resources(request, problems)
     engine = problems.choice("engine", request.engine, ("auto", "ray", "local"), "auto")
-    rerun = problems.choice("rerun", request.rerun, ("none", "failed", "all"), "none")
+    rerun = problems.choice("rerun", request.rerun, ("none", "failed", "stale", "all"), "none")
     baseline = problems.choice("baseline", request.baseline, ("true", "false"), "true") == "true"
     iso_cost = problems.choice("iso-cost", request.iso_cost, ("true", "false"), "false") == "true"
     results = Path(request.results or "results").expanduser().absolute()
@@ -266,6 +266,7 @@ def _resources(request: Request, problems: Problems) -> Resources:
         cpus_per_trial=problems.number("cpus_per_trial", request.cpus_per_trial, int, 1, 1024) or 1,
         per_gpu=problems.number("per_gpu", request.per_gpu, int, 1, 64) or 1,
         address=request.address,
+        jobs=problems.number("jobs", request.jobs, int, 1, 65536),
     )
 
 

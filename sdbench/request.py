@@ -40,6 +40,7 @@ class Request(Record):
     per_gpu: str | None = None
     cpus: str | None = None
     cpus_per_trial: str | None = None
+    jobs: str | None = None
     address: str | None = None
     timeout: str | None = None
     max_failures: str | None = None

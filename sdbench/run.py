@@ -21,6 +21,7 @@ from sdbench.plan import Plan
 from sdbench.progress import Monitor, Reporter, label
 from sdbench.spec import Provenance, Trial, TrialResult
 from sdbench.store import DamagedRecord, Store, read_result
+from sdbench.superseded import stale_records
 
 ENGINES: dict[str, Engine] = {"local": local.run, "ray": ray_tune.run}
 SETTLE_S = 10.0
@@ -45,14 +46,24 @@ class Outcome:
 
 
 def to_do(plan: Plan, store: Store) -> list[Trial]:
-    """The trials without a final record, and the finished ones that ``rerun`` names."""
+    """The trials without a final record, and the finished ones that ``rerun`` names. With ``rerun`` "stale" only those
+    that supersede a finished record, and their teachers: nothing is started that was never there."""
     waiting = []
     for trial in plan.trials:
         found = store.result(trial)
         again = found is not None and (plan.rerun == "all" or (plan.rerun == "failed" and found.status != "ok"))
         if found is None or again:
             waiting.append(trial)
-    return waiting
+    return _renewed(waiting, store) if plan.rerun == "stale" else waiting
+
+
+def _renewed(waiting: Sequence[Trial], store: Store) -> list[Trial]:
+    """Of trials without a final record, those that supersede one, and the teachers that they lack."""
+    wanted = set(stale_records(store, waiting))
+    for trial in reversed(waiting):  # teachers stand before their students
+        if trial.id in wanted and trial.spec.teacher:
+            wanted.add(trial.spec.teacher)
+    return [trial for trial in waiting if trial.id in wanted]
 
 
 def waves(trials: Sequence[Trial]) -> list[list[Trial]]:

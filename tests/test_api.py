@@ -32,7 +32,7 @@ from sdbench.train import run_trial
 Writer = Callable[..., Path]
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
 SIGNED = ("leaderboard", "compare", "validate", "merge", "schema", "report", "plot", "analyze")
-SIGNED += ("check", "doctor", "describe")
+SIGNED += ("check", "doctor", "describe", "prepare")
 """Commands whose functions name their arguments themselves."""
 
 

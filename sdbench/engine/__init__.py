@@ -15,13 +15,15 @@ from sdbench.engine.job import Job
 
 @dataclass(frozen=True)
 class Resources:
-    """What the trials may use. cpus, gpus: None means all that are there."""
+    """What the trials may use. cpus, gpus: None means all that are there. jobs: at most so many
+    trials at once; None means as many as fit."""
 
     cpus: int | None = None
     gpus: int | None = None
     cpus_per_trial: int = 1
     per_gpu: int = 1
     address: str | None = None
+    jobs: int | None = None
 
 
 class Engine(Protocol):

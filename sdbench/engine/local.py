@@ -18,9 +18,9 @@ def slots(resources: Resources) -> list[str | None]:
     visible = _visible_gpus()
     gpus = visible if resources.gpus is None else visible[: resources.gpus]
     if gpus:
-        return [gpu for _ in range(resources.per_gpu) for gpu in gpus]
+        return [gpu for _ in range(resources.per_gpu) for gpu in gpus][: resources.jobs]
     cpus = resources.cpus if resources.cpus is not None else environment.cpu_count()
-    return [None] * max(1, cpus // resources.cpus_per_trial)
+    return [None] * min(max(1, cpus // resources.cpus_per_trial), resources.jobs or 2**16)
 
 
 def _visible_gpus() -> list[str]:

@@ -145,7 +145,12 @@ def _fit(jobs: list[Job], resources: Resources, gpus: float, stop: Event) -> Non
         tuner = tune.Tuner(
             trainable,
             param_space={"job": tune.grid_search(list(range(len(jobs))))},
-            tune_config=tune.TuneConfig(reuse_actors=False, trial_name_creator=_name, trial_dirname_creator=_name),
+            tune_config=tune.TuneConfig(
+                reuse_actors=False,
+                max_concurrent_trials=resources.jobs,
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
+            ),
             run_config=tune.RunConfig(
                 name="run",
                 storage_path=scratch,
