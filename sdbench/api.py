@@ -36,6 +36,7 @@ from sdbench.frames import to_pandas
 if TYPE_CHECKING:
     from sdbench.cards import MethodCard
     from sdbench.checks import Finding
+    from sdbench.configuration import Setting
     from sdbench.doctor import Fact
     from sdbench.plan import Plan
     from sdbench.preview import Preview
@@ -47,6 +48,7 @@ __all__ = [
     "check",
     "claims",
     "compare",
+    "config",
     "describe",
     "distill",
     "doctor",
@@ -81,12 +83,21 @@ def plan(*, config: One = None, **options: Unpack[RunOptions]) -> Plan:
     config: a TOML file; SDBENCH_* variables count as well. Raises UserError with every problem, EnvironmentProblem
     where the machine lacks something.
     """
-    from sdbench.plan import make_plan
+    return _resolved(config, dict(options))[0]
+
+
+def config(*, config: One = None, **options: Unpack[RunOptions]) -> list[Setting]:
+    """Every value of a run with where it came from, ``sdbench run --show-config``. Raises as ``plan``."""
+    return _resolved(config, dict(options))[1]
+
+
+def _resolved(config: One, options: dict[str, Any]) -> tuple[Plan, list[Setting]]:
+    from sdbench import configuration
     from sdbench.request import Request
 
     flags = typed(options, Request.model_fields)
-    request = Request.gather(flags, None if config is None else Path(text(config)), os.environ)
-    return make_plan(request, command("run", flags))
+    file = None if config is None else Path(text(config))
+    return configuration.resolved(flags, file, os.environ, command("run", flags))
 
 
 def run(*, config: One = None, quiet: bool = True, **options: Unpack[RunOptions]) -> Outcome:

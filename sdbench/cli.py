@@ -98,6 +98,7 @@ def run(
     logits: Annotated[bool, typer.Option("--logits/--no-logits", help="keep test-set logits")] = True,
     config: Annotated[Text, typer.Option("--config", "-C", help="TOML file with these options as keys")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="say what would run, and stop")] = False,
+    show_config: Annotated[bool, typer.Option("--show-config", help="every value and its origin, and stop")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -105,13 +106,15 @@ def run(
 
     Without arguments: the six core methods on the embedded data set glyphs, two seeds.
     """
-    flags = given(dict(locals()), "config", "dry_run", "quiet", "as_json")
+    flags = given(dict(locals()), "config", "dry_run", "show_config", "quiet", "as_json")
     _switches(flags, True, "baseline", "weights", "logits")
     _switches(flags, False, "iso_cost", "keep_checkpoints", "temperature_scaling")
     with answers():
         from sdbench import commands
 
-        code = commands.run(flags, config, sys.argv[1:], dry_run=dry_run, quiet=quiet, as_json=as_json)
+        code = commands.run(
+            flags, config, sys.argv[1:], dry_run=dry_run, show_config=show_config, quiet=quiet, as_json=as_json
+        )
     raise typer.Exit(code)
 
 

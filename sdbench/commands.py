@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sdbench import boards, registry
+from sdbench import boards, configuration, registry
 from sdbench.errors import UserError
-from sdbench.plan import Plan, make_plan
+from sdbench.plan import Plan
 from sdbench.preview import preview_of
-from sdbench.request import Request
 from sdbench.run import Outcome, execute, summary
 from sdbench.selectors import select, split_list
 from sdbench.store import Store
@@ -29,12 +28,15 @@ def run(
     command: Sequence[str],
     *,
     dry_run: bool = False,
+    show_config: bool = False,
     quiet: bool = False,
     as_json: bool = False,
 ) -> int:
     """Plan, train what is missing, write and print the board of what was asked for."""
-    request = Request.gather(flags, Path(config) if config else None, os.environ)
-    plan = make_plan(request, command)
+    plan, settings = configuration.resolved(flags, Path(config) if config else None, os.environ, command)
+    if show_config:
+        typer.echo(configuration.text(settings, as_json))
+        return 0
     if dry_run:
         typer.echo(preview(plan, as_json))
         return 0

@@ -21,8 +21,8 @@ from sdbench.store import DamagedRecord, Store, read_curve, read_result
 from sdbench.superseded import cell_records, stale_records, what_changed
 
 State = Literal["done", "failed", "interrupted", "stale", "missing"]
-"""failed: in whatever way. interrupted: started and not finished. stale: finished under an earlier source of the method,
-earlier data or an earlier version of the protocol alone. missing: never started."""
+"""failed: in whatever way. interrupted: started and not finished. stale: finished, but under an earlier source of
+the method, on earlier data or by an earlier version of the protocol. missing: never started."""
 
 STATES: tuple[State, ...] = get_args(State)
 
@@ -87,7 +87,7 @@ class Preview(Record):
     def _stale(self) -> list[str]:
         changed = Counter(trial.changed for trial in self.trials if trial.state == "stale")
         return [
-            f"{count} stale: finished before a change of {what}; boards keep them apart, `sdbench gc --stale` removes them"
+            f"{count} stale: finished before a change of {what}; boards keep them apart, `sdbench gc --stale` removes"
             for what, count in changed.items()
         ]
 
@@ -190,7 +190,7 @@ def _kinds(store: Store, trials: Iterable[Trial]) -> dict[str, _Kind]:
 
 
 def _cells(planned: Sequence[Planned]) -> list[Cell]:
-    names = _variant_names(trial.spec for trial in planned)
+    names = variant_names(trial.spec for trial in planned)
     counts: dict[tuple[str, str, str, int, str], Counter[State]] = {}
     for trial in planned:
         spec = trial.spec
@@ -203,7 +203,7 @@ def _cells(planned: Sequence[Planned]) -> list[Cell]:
     ]
 
 
-def _variant_names(specs: Iterable[TrialSpec]) -> dict[tuple[str, str], str]:
+def variant_names(specs: Iterable[TrialSpec]) -> dict[tuple[str, str], str]:
     """What to call each method and its parameters: with those parameters in which its variants differ."""
     found: dict[str, dict[str, TrialSpec]] = defaultdict(dict)
     for spec in specs:

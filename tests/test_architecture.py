@@ -108,6 +108,7 @@ LAYERS = [
     {"sdbench.distill"},
     {"sdbench.analysis.trials", "sdbench.analysis.logits", "sdbench.analysis.planes", "sdbench.analysis.features"},
     {"sdbench.commands", "sdbench.boards", "sdbench.catalog", "sdbench.doctor", "sdbench.checks"},
+    {"sdbench.configuration"},
     {"sdbench.preview", "sdbench.preparation"},
     {"sdbench.cost.commands"},
     {"sdbench.cost.profile", "sdbench.cost.scaling"},

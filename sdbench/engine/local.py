@@ -18,7 +18,8 @@ def slots(resources: Resources) -> list[str | None]:
     visible = _visible_gpus()
     gpus = visible if resources.gpus is None else visible[: resources.gpus]
     if gpus:
-        return [gpu for _ in range(resources.per_gpu) for gpu in gpus][: resources.jobs]
+        packed: list[str | None] = [gpu for _ in range(resources.per_gpu) for gpu in gpus]
+        return packed[: resources.jobs]
     cpus = resources.cpus if resources.cpus is not None else environment.cpu_count()
     return [None] * min(max(1, cpus // resources.cpus_per_trial), resources.jobs or 2**16)
 

@@ -186,6 +186,8 @@ def _write(store: Store, job: Job, status: Status, reason: str, log: str) -> Sta
         commit=commit,
         dirty=dirty,
         command=job.options.command,
+        config=job.options.config,
+        origins=job.options.origins,
         started=started.provenance.started if started else environment.now(),
         finished=environment.now(),
     )
