@@ -44,6 +44,7 @@ class RunOptions(TypedDict, total=False):
     jobs: One
     address: One
     timeout: One
+    budget: One
     max_failures: One
     workers: One
     compile: One

@@ -84,6 +84,7 @@ def run(
     jobs: Annotated[Text, typer.Option("--jobs", "-j", help="trials at once, at most")] = None,
     address: Annotated[Text, typer.Option(help="an existing Ray cluster")] = None,
     timeout: Annotated[Text, typer.Option(help="limit per trial: 90, 15m, 6h")] = None,
+    budget: Annotated[Text, typer.Option(help="limit of all trials together: 6h, 40gpu-h, 30cpu-h")] = None,
     max_failures: Annotated[Text, typer.Option(help="restarts of a trial whose process dies")] = None,
     workers: Annotated[Text, typer.Option(help="decoding processes of a streamed data set")] = None,
     compile_: Annotated[Text, typer.Option("--compile", help="auto, off or graph (GPU): how steps run")] = None,

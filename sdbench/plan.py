@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sdbench import data, registry, zoo
+from sdbench.budget import Budget, budget_for
 from sdbench.engine import Resources, ray_tune
 from sdbench.environment import choose_device, public_command
 from sdbench.errors import EnvironmentProblem, UserError, unknown
@@ -33,6 +34,7 @@ class Plan(Record):
     results: str
     rerun: str
     baseline: str
+    budget: Budget | None = None
 
     def typed_resources(self) -> Resources:
         return Resources(**self.resources)
@@ -57,6 +59,7 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     rerun = problems.choice("rerun", request.rerun, ("none", "failed", "stale", "all"), "none")
     baseline = problems.choice("baseline", request.baseline, ("true", "false"), "true") == "true"
     iso_cost = problems.choice("iso-cost", request.iso_cost, ("true", "false"), "false") == "true"
+    budget = problems.attempt(lambda: budget_for(request.budget, options.device, elsewhere=bool(request.address)))
     results = Path(request.results or "results").expanduser().absolute()
     problems.attempt(Store(results).prepare)
     datasets = _datasets(request, problems)  # last: it may download, which only a sound request is worth
@@ -80,6 +83,7 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
         results=str(results),
         rerun=rerun,
         baseline=registry.baseline_name(),
+        budget=budget,
     )
 
 

@@ -12,10 +12,11 @@ from typing import Literal, get_args
 
 from tabulate import tabulate
 
+from sdbench.budget import Spending
 from sdbench.engine.local import slots
 from sdbench.plan import Plan
 from sdbench.progress import duration
-from sdbench.run import to_do
+from sdbench.run import meter_of, to_do
 from sdbench.spec import Record, Trial, TrialResult, TrialSpec, canonical
 from sdbench.store import DamagedRecord, Store, read_curve, read_result
 from sdbench.superseded import cell_records, stale_records, what_changed
@@ -57,7 +58,7 @@ class Cell(Record):
 class Preview(Record):
     """What a run would do. missing: how many trials it would train. seconds: of all trials that can be told, one after
     another; ``untold`` is the number of others. disk_bytes: that they would leave behind, by finished trials of their
-    kind; None without one. free_bytes: on the disk of the results folder."""
+    kind; None without one. free_bytes: on the disk of the results folder. spending: how the plan's budget stands."""
 
     trials: tuple[Planned, ...]
     cells: tuple[Cell, ...]
@@ -68,6 +69,7 @@ class Preview(Record):
     untold: int
     disk_bytes: int | None
     free_bytes: int
+    spending: Spending | None = None
 
     @property
     def text(self) -> str:
@@ -81,8 +83,9 @@ class Preview(Record):
             for c in self.cells
         ]
         table = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
+        budget = [self.spending.text] if self.spending else []
         told = [f"{self.missing} of {len(self.trials)} trials to run, engine {self.engine}; nothing was started"]
-        return "\n".join([table, *told, *self._stale(), *self._time(), *self._disk()])
+        return "\n".join([table, *told, *self._stale(), *self._time(), *self._disk(), *budget])
 
     def _stale(self) -> list[str]:
         changed = Counter(trial.changed for trial in self.trials if trial.state == "stale")
@@ -126,6 +129,7 @@ def preview_of(plan: Plan) -> Preview:
     planned = [_planned(store, trial, trial.id in running, stale.get(trial.id), kinds) for trial in plan.trials]
     due = [trial for trial in planned if trial.runs]
     known = [kind.size for trial in due if (kind := kinds.get(_kind(trial.spec))) is not None]
+    meter = meter_of(plan, store)
     return Preview(
         trials=tuple(planned),
         cells=tuple(_cells(planned)),
@@ -136,6 +140,7 @@ def preview_of(plan: Plan) -> Preview:
         untold=sum(trial.seconds is None for trial in due),
         disk_bytes=round(sum(known) / len(known) * len(due)) if known else None,
         free_bytes=shutil.disk_usage(plan.results).free,
+        spending=meter.look(working=False) if meter else None,
     )
 
 

@@ -43,6 +43,7 @@ class Request(Record):
     jobs: str | None = None
     address: str | None = None
     timeout: str | None = None
+    budget: str | None = None
     max_failures: str | None = None
     workers: str | None = None
     compile: str | None = None

@@ -135,7 +135,7 @@ LAYERS = [
         "sdbench.anatomy",
     },
     {"sdbench.cost.archive"},
-    {"sdbench.superseded"},
+    {"sdbench.superseded", "sdbench.budget"},
     {"sdbench.store"},
     {"sdbench.cost.verdict", "sdbench.cost.timing"},
     {"sdbench.statistics"},
