@@ -9,6 +9,7 @@ from sdbench.api_options import Many, One, given, text, texts
 if TYPE_CHECKING:
     from sdbench.housekeeping_records import Sweep
     from sdbench.preparation import Prepared
+    from sdbench.rescoring import Rescoring
 
 
 def prepare(datasets: Many = None, *, data_dir: One = None, image_size: One = None) -> list[Prepared]:
@@ -43,3 +44,20 @@ def rm(
 
     chosen = boards.Filter.read(texts(methods), texts(dataset), texts(model), protocol)
     return upkeep.rm(text(results), [text(each) for each in trials], chosen, texts(status), dry_run=dry_run)
+
+
+def rescore(
+    *trials: One,
+    methods: Many = None,
+    dataset: Many = None,
+    model: Many = None,
+    protocol: str | None = None,
+    write: bool = False,
+    results: One = "results",
+) -> Rescoring:
+    """Metrics of finished trials from the logits they keep, ``sdbench rescore``; ``.agrees`` where records are right.
+    write: renew those that are not. Raises UserError for names that are none and where no finished trial is meant."""
+    from sdbench import boards, upkeep
+
+    chosen = boards.Filter.read(texts(methods), texts(dataset), texts(model), protocol)
+    return upkeep.rescore(text(results), [text(each) for each in trials], chosen, write=write)

@@ -93,6 +93,27 @@ def rm(
         _swept(upkeep.rm(results or "results", trials or [], chosen, status or []), dry_run, yes, as_json)
 
 
+@part.command()
+def rescore(
+    trials: Annotated[Many, typer.Argument(help="ids, or beginnings of four digits and more (all)")] = None,
+    methods: Methods = None,
+    dataset: Datasets = None,
+    model: Models = None,
+    protocol: Annotated[Text, typer.Option(help="only this protocol")] = None,
+    write: Annotated[bool, typer.Option("--write", help="renew records whose metrics are others")] = False,
+    results: Results = None,
+    as_json: Json = False,
+) -> None:
+    """Metrics once more from the kept logits, no training: do records agree? Exit 1 where one does not."""
+    with answers():
+        from sdbench import boards, upkeep
+
+        chosen = boards.Filter.read(methods, dataset, model, protocol)
+        found = upkeep.rescore(results or "results", trials or [], chosen, write=write)
+        typer.echo(found.model_dump_json(indent=1) if as_json else found.text)
+    raise typer.Exit(0 if found.agrees else 1)
+
+
 def _swept(found: Sweep, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Tell what goes, ask, remove it, and tell what went."""
     from sdbench.housekeeping_removal import carry_out

@@ -1,4 +1,4 @@
-"""``sdbench gc`` and ``sdbench rm`` as functions: what goes is told first, and asked about on a terminal."""
+"""``sdbench gc``, ``rm`` and ``rescore`` as functions; what goes is told first, and asked about on a terminal."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from sdbench.errors import UserError, unknown
 from sdbench.housekeeping import Current, litter, results_folder, whole_trials
 from sdbench.housekeeping_records import Sweep
 from sdbench.housekeeping_removal import carry_out
+from sdbench.rescoring import Rescoring
+from sdbench.rescoring import rescore as scores
 from sdbench.selectors import split_list
 from sdbench.spec import Status, TrialResult
 from sdbench.store import Store
@@ -69,6 +71,19 @@ def _ids(root: Path, wanted: Sequence[str], problems: list[str]) -> set[str]:
             problems.append(f"trial {name!r}: {why}; see `sdbench list runs`")
         ids.update(matches)
     return ids
+
+
+def rescore(results: str, names: Sequence[str], chosen: Filter, *, write: bool = False) -> Rescoring:
+    """The metrics of finished trials from their logits (``sdbench.rescoring``): of those named, else of those that the
+    filter chooses. Raises UserError for names that are none, and where no finished trial is meant."""
+    root, wanted, problems = results_folder(results), split_list(names), list[str]()
+    ids = _ids(root, wanted, problems)
+    if problems:
+        raise UserError(problems)
+    found = scores(Store(root), lambda r: r.trial_id in ids if wanted else chosen.keeps(r), write=write)
+    if not found.trials:
+        raise UserError(f"no finished trial under {results} is meant; see `sdbench list runs`")
+    return found
 
 
 def _todays(plugins: Sequence[str]) -> Current:
