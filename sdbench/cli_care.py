@@ -20,7 +20,7 @@ part = typer.Typer()
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="say what would go, and stop")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 
-LEFT_OUT = {"dry_run", "quiet"}
+LEFT_OUT = {"dry_run", "quiet", "progress", "verbose", "color"}
 """Options of ``run`` that mean nothing to ``plan``."""
 
 
