@@ -7,6 +7,7 @@ interrupted by Ctrl-C / SIGTERM after everything was kept.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -114,9 +115,7 @@ def run(
 
     Without arguments: the six core methods on the embedded data set glyphs, two seeds.
     """
-    flags = given(
-        dict(locals()), "config", "dry_run", "show_config", "progress", "verbose", "color", "quiet", "as_json"
-    )
+    flags = given(dict(locals()), *NOT_IN_FILES)
     _switches(flags, True, "baseline", "weights", "logits")
     _switches(flags, False, "iso_cost", "keep_checkpoints", "temperature_scaling")
     with answers():
@@ -235,4 +234,9 @@ for _part in (cli_care.part, cli_cost.part, cli_evidence.part):
 
 def main() -> None:
     """Entry point of the command ``sdbench``."""
-    app()
+    command = typer.main.get_command(app)
+    if "_SDBENCH_COMPLETE" in os.environ:
+        from sdbench import completion
+
+        completion.attach(command.commands)  # type: ignore[attr-defined]
+    command()

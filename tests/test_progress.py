@@ -54,7 +54,8 @@ def test_monitor_tells_each_thing_once(tmp_path: Path) -> None:
     assert [w.status for w in monitor.watched] == ["nan", "waiting"]
 
 
-def test_the_live_table_shows_what_runs(tmp_path: Path) -> None:
+def test_the_live_table_shows_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 5.0)
     store, trials = Store(tmp_path), [make(0), make(1)]
     monitor = Monitor(trials, store)
     write_line(store, trials[0], epoch=0, images_per_s=100.0, top1=0.125)
