@@ -21,6 +21,7 @@ from sdbench import checkpoint, environment, kept
 from sdbench.assembly import open_session
 from sdbench.errors import TrialInterrupted
 from sdbench.evaluate import evaluate
+from sdbench.identity import plugin_sha256
 from sdbench.method import Terms
 from sdbench.schedule import learning_rate
 from sdbench.session import Session
@@ -228,7 +229,7 @@ def _record(
         scaled=scores.scaled,
         cost=_cost(session, progress) if session else None,
         pairing=pairing,
-        provenance=provenance(options, session.device if session else None, progress.started),
+        provenance=provenance(options, session.device if session else None, progress.started, trial.spec.method),
         resumes=tuple(progress.resumes),
         epochs_done=progress.epoch,
         num_classes=session.data.num_classes if session else None,
@@ -255,8 +256,8 @@ def _cost(session: Session, progress: Progress) -> Cost:
     )
 
 
-def provenance(options: Options, device: torch.device | None, started: str) -> Provenance:
-    """Where a record of this process comes from."""
+def provenance(options: Options, device: torch.device | None, started: str, method: str = "") -> Provenance:
+    """Where a record of this process comes from. method: of a trial, whose file is named where it is a plug-in."""
     commit, dirty = environment.source_commit()
     cuda = device is not None and device.type == "cuda"
     return Provenance(
@@ -271,6 +272,7 @@ def provenance(options: Options, device: torch.device | None, started: str) -> P
         origins=options.origins,
         started=started,
         finished=environment.now(),
+        plugin_sha256=plugin_sha256(method) if method else "",
     )
 
 

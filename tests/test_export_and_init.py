@@ -1,4 +1,4 @@
-"""``sdbench export``, whose file others can merge; ``sdbench init``, whose file a run can read; ``sdbench new-method``."""
+"""``sdbench export``, whose file others can merge, ``init``, whose file a run can read, ``new-method``."""
 
 from __future__ import annotations
 
