@@ -37,7 +37,7 @@ def method_source(name: str) -> str:
 
 
 def plugin_sha256(name: str) -> str:
-    """SHA-256 of the file of a method from outside, the first such member of ``base+mixer``; empty for built-in ones."""
+    """SHA-256 of the file of a method from outside, the first such one of ``base+mixer``; empty for built-in ones."""
     for part in name.split("+"):
         if registry.origin(part) != "built in":
             return hashlib.sha256(sources(Path(inspect.getsourcefile(registry.get(part)) or ""))[0]).hexdigest()
