@@ -1,4 +1,4 @@
-"""Exit codes, each by a command that ends so, and the pages that explain them. Interrupted runs: tests/test_engine.py."""
+"""Exit codes, each by a command that ends so, and the page that explains them. Of signals: tests/test_engine.py."""
 
 from __future__ import annotations
 
