@@ -11,6 +11,7 @@ from threading import Event
 from typing import Protocol
 
 from sdbench.engine.job import Job
+from sdbench.spec import Status
 
 
 @dataclass(frozen=True)
@@ -32,4 +33,13 @@ class Engine(Protocol):
     def __call__(self, jobs: list[Job], resources: Resources, stop: Event) -> None: ...
 
 
-__all__ = ["Engine", "Job", "Resources"]
+class Work(Protocol):
+    """What an engine does with a job where there is room for it: ``supervise``, or what a benchmark hands in.
+
+    environ: variables for the trial's process alone, such as the GPU that it is to see.
+    """
+
+    def __call__(self, job: Job, stop: Event, environ: dict[str, str] | None = None) -> Status | None: ...
+
+
+__all__ = ["Engine", "Job", "Resources", "Work"]

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from threading import Event
 
 from sdbench import environment
-from sdbench.engine import Resources
+from sdbench.engine import Resources, Work
 from sdbench.engine.job import Job
 from sdbench.engine.supervise import supervise
 
@@ -41,7 +41,7 @@ def _visible_gpus() -> list[str]:
         return []
 
 
-def run(jobs: list[Job], resources: Resources, stop: Event) -> None:
+def run(jobs: list[Job], resources: Resources, stop: Event, work: Work = supervise) -> None:
     """Run all jobs, as many at once as there are slots."""
     free: SimpleQueue[str | None] = SimpleQueue()
     available = slots(resources)
@@ -54,7 +54,7 @@ def run(jobs: list[Job], resources: Resources, stop: Event) -> None:
         slot = free.get()
         try:
             environ = {} if slot is None else {"CUDA_VISIBLE_DEVICES": slot}
-            supervise(job, stop, environ)
+            work(job, stop, environ)
         finally:
             free.put(slot)
 
