@@ -45,6 +45,7 @@ class RunOptions(TypedDict, total=False):
     timeout: One
     max_failures: One
     workers: One
+    state: One
     compile: One
     eval_every: One
     rerun: One
