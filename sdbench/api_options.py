@@ -47,6 +47,7 @@ class RunOptions(TypedDict, total=False):
     budget: One
     max_failures: One
     workers: One
+    state: One
     compile: One
     eval_every: One
     rerun: One

@@ -46,6 +46,7 @@ class Request(Record):
     budget: str | None = None
     max_failures: str | None = None
     workers: str | None = None
+    state: str | None = None
     compile: str | None = None
     eval_every: str | None = None
     keep_logits: str | None = None
