@@ -27,6 +27,7 @@ from sdbench.cli_options import (
     given,
     show_answer,
 )
+from sdbench.terminal import say
 
 app = typer.Typer(
     name="sdbench",
@@ -44,7 +45,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from sdbench.doctor import version_line
 
-        typer.echo(version_line())
+        say(version_line())
         raise typer.Exit
 
 
@@ -171,7 +172,7 @@ def leaderboard(
         wanted = "json" if as_json else format_ or "text"
         chosen = boards.Filter.read(methods, dataset, model, protocol)
         text, code = boards.leaderboard(results or "results", wanted, chosen, published=published)
-        typer.echo(text, nl=not text.endswith("\n"))
+        say(text, nl=not text.endswith("\n"))
     raise typer.Exit(code)
 
 
@@ -200,7 +201,7 @@ def doctor(
         from sdbench import doctor as examination
 
         facts = examination.examine(results or "results", data_dir)
-        typer.echo(examination.render(facts, as_json))
+        say(examination.render(facts, as_json))
     raise typer.Exit(3 if any(fact.level == "FAIL" for fact in facts) else 0)
 
 
@@ -215,7 +216,7 @@ def show(
         from sdbench import boards
 
         text = boards.show(results or "results", trial, as_json)
-        typer.echo(text)
+        say(text)
 
 
 app.command("plan")(cli_care.planning(run))

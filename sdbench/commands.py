@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from sdbench import boards, configuration, registry
 from sdbench.errors import UserError
 from sdbench.plan import Plan
@@ -17,6 +15,7 @@ from sdbench.preview import preview_of
 from sdbench.run import Outcome, execute, summary
 from sdbench.selectors import select, split_list
 from sdbench.store import Store
+from sdbench.terminal import say
 
 if TYPE_CHECKING:
     from sdbench.checks import Finding
@@ -35,16 +34,16 @@ def run(
     """Plan, train what is missing, write and print the board of what was asked for."""
     plan, settings = configuration.resolved(flags, Path(config) if config else None, os.environ, command)
     if show_config:
-        typer.echo(configuration.text(settings, as_json))
+        say(configuration.text(settings, as_json))
         return 0
     if dry_run:
-        typer.echo(preview(plan, as_json))
+        say(preview(plan, as_json))
         return 0
     outcome, written = carry_out(plan, quiet=quiet)
     board = boards.text_of(outcome.results, plan.baseline, "json" if as_json else "text", Path(plan.results))
-    typer.echo(board, nl=False)
+    say(board, nl=False)
     for line in summary(plan, outcome, written):
-        typer.echo(line, err=True)
+        say(line, err=True)
     return outcome.exit_code
 
 
@@ -67,14 +66,14 @@ def check(names: Sequence[str], plugins: Sequence[str], as_json: bool) -> int:
         for finding in findings:
             mark = "ok  " if finding.passed else "FAIL"
             detail = "" if finding.passed else f": {finding.message}"
-            typer.echo(f"{mark} {name}: {finding.check} ({finding.seconds:.1f} s){detail}")
+            say(f"{mark} {name}: {finding.check} ({finding.seconds:.1f} s){detail}")
 
     report = checked(names, plugins, _silent if as_json else told)
     passed = [finding.passed for findings in report.values() for finding in findings]
     if as_json:
-        typer.echo(json.dumps({name: [vars(f) for f in findings] for name, findings in report.items()}, indent=1))
+        say(json.dumps({name: [vars(f) for f in findings] for name, findings in report.items()}, indent=1))
     else:
-        typer.echo(f"{sum(passed)} of {len(passed)} checks passed for {', '.join(report)}")
+        say(f"{sum(passed)} of {len(passed)} checks passed for {', '.join(report)}")
     return 0 if all(passed) else 1
 
 

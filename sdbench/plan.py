@@ -24,6 +24,10 @@ from sdbench.store import Store
 from sdbench.variants import choose_variants
 
 
+MAX_TRIALS = 100_000
+"""Of one run: more are rather a slip of the pen, and a plan of them would not fit in memory."""
+
+
 class Plan(Record):
     """A run, ready to start."""
 
@@ -72,6 +76,8 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
         for network in networks
         for name, params in variants[facts.name]
     ]
+    if len(cells) * len(seeds) > MAX_TRIALS:
+        raise UserError(f"{len(cells)} settings with {len(seeds)} seeds each: more than {MAX_TRIALS} trials; ask for fewer")
     trials = expand(cells, protocol, seeds, baseline=baseline)
     if iso_cost:
         trials += _longer_baselines(cells, datasets, protocol, overrides, results, options.device, seeds)

@@ -34,6 +34,8 @@ __all__ = [
     "prepare",
 ]
 
+LONGEST_NAME = 4096
+
 IMAGE_SIZES = range(8, 4097)
 """Sides in pixels that may be asked for where the data set leaves the choice."""
 
@@ -115,6 +117,8 @@ def parse(name: str) -> Source:
 
     UserError with near matches for any other name, or where the path is empty.
     """
+    if len(name) > LONGEST_NAME or "\0" in name:
+        raise UserError(f"data set {name[:40]!r}...: a name has at most {LONGEST_NAME} characters, and no null among them")
     kind, colon, place = name.partition(":")
     if kind == "folder":
         location = Path(place).expanduser()
