@@ -26,6 +26,7 @@ class RunOptions(TypedDict, total=False):
     num_seeds: One
     protocol: One
     epochs: One
+    limit_steps: One
     batch_size: One
     lr: One
     weight_decay: One

@@ -34,12 +34,17 @@ class Variant:
 
 
 def without_duplicates(results: Iterable[TrialResult]) -> tuple[dict[str, TrialResult], list[str]]:
-    """Results by trial id, the newest complete one where there are several, and a note that says so."""
+    """Results by trial id, the newest complete one where there are several, and notes that say so. Smoke trials, whose
+    epochs were cut short, are left out of everything."""
     found: dict[str, list[TrialResult]] = defaultdict(list)
+    smoke = set()
     for result in results:
-        found[result.trial_id].append(result)
+        if result.spec.limit_steps is None:
+            found[result.trial_id].append(result)
+        else:
+            smoke.add(result.trial_id)
     repeated = sorted(trial_id for trial_id, records in found.items() if len(records) > 1)
-    notes = []
+    notes = [f"{len(smoke)} smoke trial(s) left out, whose epochs were cut short (--limit-steps)"] if smoke else []
     if repeated:
         listed = ", ".join(repeated[:10]) + (f" and {len(repeated) - 10} more" if len(repeated) > 10 else "")
         notes.append(f"trials with more than one record, of which the newest complete one counts: {listed}")

@@ -62,6 +62,7 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     engine = problems.choice("engine", request.engine, ("auto", "ray", "local"), "auto")
     rerun = problems.choice("rerun", request.rerun, ("none", "failed", "stale", "all"), "none")
     baseline = problems.choice("baseline", request.baseline, ("true", "false"), "true") == "true"
+    limit_steps = problems.number("limit_steps", request.limit_steps, int, 1, 2**31)
     iso_cost = problems.choice("iso-cost", request.iso_cost, ("true", "false"), "false") == "true"
     budget = problems.attempt(lambda: budget_for(request.budget, options.device, elsewhere=bool(request.address)))
     results = Path(request.results or "results").expanduser().absolute()
@@ -78,6 +79,8 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     ]
     if len(cells) * len(seeds) > MAX_TRIALS:
         raise UserError(f"{len(cells)} settings with {len(seeds)} seeds each: more than {MAX_TRIALS} trials; ask for fewer")
+    if limit_steps:
+        cells = [cell.model_copy(update={"limit_steps": limit_steps}) for cell in cells]
     trials = expand(cells, protocol, seeds, baseline=baseline)
     if iso_cost:
         trials += _longer_baselines(cells, datasets, protocol, overrides, results, options.device, seeds)
@@ -151,6 +154,8 @@ def _overrides(request: Request, problems: Problems) -> dict[str, object]:
         "lr": problems.number("lr", request.lr, float, 1e-12, 1000),
         "weight_decay": problems.number("weight_decay", request.weight_decay, float, 0, 10),
     }
+    if request.limit_steps is not None and request.epochs is None:
+        read["epochs"] = 1
     return {key: value for key, value in read.items() if value is not None}
 
 

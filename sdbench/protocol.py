@@ -111,6 +111,7 @@ class Cell(Record):
     recipe: Recipe
     precision: str
     threads: int
+    limit_steps: int | None = None
 
 
 def expand(cells: Sequence[Cell], protocol: Protocol, seeds: Sequence[int], *, baseline: bool) -> list[Trial]:

@@ -30,6 +30,7 @@ class Request(Record):
     num_seeds: str | None = None
     protocol: str | None = None
     epochs: str | None = None
+    limit_steps: str | None = None
     batch_size: str | None = None
     lr: str | None = None
     weight_decay: str | None = None

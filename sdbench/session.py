@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -48,7 +49,8 @@ class Session:
         self.rows = rows or RowFiles(method, None)
         recipe = self.spec.recipe
         self.batch_size = recipe.batch_size
-        self.steps = dataset.steps(recipe.batch_size, method.partners, method.partners_in_batch)
+        whole = dataset.steps(recipe.batch_size, method.partners, method.partners_in_batch)
+        self.steps = min(whole, self.spec.limit_steps or whole)
         self.labelled_per_step = anchors_per_step(recipe.batch_size, method.partners, method.partners_in_batch)
         self.auxiliary = {k: p for k, p in method.named_parameters() if p.requires_grad}
         self._unused = set(self.auxiliary)
@@ -76,7 +78,7 @@ class Session:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch, a function of the seed and the epoch alone."""
-        return self.data.epoch(
+        whole = self.data.epoch(
             epoch,
             stream=self.spec.stream,
             batch_size=self.batch_size,
@@ -86,6 +88,7 @@ class Session:
             partners_in_batch=self.method.partners_in_batch,
             dtype=torch.float32,
         )
+        return whole if self.spec.limit_steps is None else islice(whole, self.spec.limit_steps)
 
     def choose_step(self, kind: StepKind) -> None:
         """How steps run from now on. "eager": operator by operator. "graph": replayed from a CUDA graph.

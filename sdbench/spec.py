@@ -76,6 +76,7 @@ class TrialSpec(Growing):
     earlier one, which uses the stream (seed, k). teacher: trial id of the generation before.
     shards: equal parts of every batch that pass through the network one by one, each with batch statistics of its
     own; with more than one, each on a process of its own, in [1, 1024].
+    limit_steps: steps after which every epoch ends; a trial with a limit shows that things work and never counts.
     """
 
     method: str
@@ -92,6 +93,7 @@ class TrialSpec(Growing):
     generation: Count | None = None
     teacher: str | None = None
     shards: Annotated[int, Field(ge=1, le=1024, json_schema_extra=GAINED)] = 1
+    limit_steps: Annotated[int | None, Field(ge=1, le=2**31, json_schema_extra=GAINED)] = None
 
     @property
     def stream(self) -> str:
@@ -107,7 +109,8 @@ class TrialSpec(Growing):
     def title(self) -> str:
         """Short name for people: method[changed parameters], seed."""
         earlier = "" if self.generation is None else f" generation {self.generation}"
-        return f"{self.method} seed {self.seed}{earlier}"
+        smoke = "" if self.limit_steps is None else f" (smoke, {self.limit_steps} steps per epoch)"
+        return f"{self.method} seed {self.seed}{earlier}{smoke}"
 
 
 class Identity(Record):
@@ -234,7 +237,8 @@ class TrialResult(Record):
     scaled: None where no images were held out, and in older records. caveat: what must be said wherever the method
     is shown. baseline: the method that gains are counted from. resumes: the epochs (from 0) at which a later
     process took the trial up again. num_classes: of the data set; None in older records and where the trial ended
-    before its data were opened. checksums: SHA-256 of the files beside it, and of this record itself under
+    before its data were opened. rescored_from: where ``sdbench rescore`` renewed the metrics, the checksum that the
+    record had before. checksums: SHA-256 of the files beside it, and of this record itself under
     "trial.json".
     """
 
@@ -255,6 +259,7 @@ class TrialResult(Record):
     resumes: tuple[Count, ...] = ()
     epochs_done: Count = 0
     num_classes: Count | None = None
+    rescored_from: str = ""
     checksums: dict[str, str] = {}
 
 
