@@ -27,6 +27,7 @@ from sdbench.published import published_numbers
 from sdbench.selectors import split_list
 from sdbench.spec import TrialResult
 from sdbench.store import Damaged, Scan, Store, read_curve, sha256
+from sdbench.terminal import visible
 
 CURVE_LINES = 12
 
@@ -126,7 +127,7 @@ def compare(
         results, names, chosen, reference=reference, metric=metric, fail_if=fail_if, target=target, at=at
     )
     for outcome in found.failed:
-        print(outcome_text(outcome), file=sys.stderr)
+        print(visible(outcome_text(outcome)), file=sys.stderr)
     return render_comparison(found, format_name), 4 if found.failed else 1 if damaged else 0
 
 
@@ -169,8 +170,11 @@ def _curves(store: Store) -> CurveOf:
     def lines(result: TrialResult) -> list[dict[str, Any]]:
         path = store.folder(result.spec, result.trial_id) / "curve.jsonl"
         recorded = result.checksums.get(path.name)
-        if recorded and path.exists() and sha256(path) != recorded:
-            raise ValueError("its checksum does not match, it was changed after it was written")
+        try:
+            if recorded and path.exists() and sha256(path) != recorded:
+                raise ValueError("its checksum does not match, it was changed after it was written")
+        except OSError as error:
+            raise ValueError(f"its file cannot be read ({error.strerror})") from error
         return read_curve(path)
 
     return lines
@@ -216,7 +220,7 @@ def _read(root: Path) -> tuple[Scan, Profiles]:
     scan, profiles = Store(root).scan(), archive.scan(root)
     for damaged, remedy in ((scan.damaged, "run its trial again"), (profiles.damaged, "profile it again")):
         for one in damaged:
-            print(f"damaged record left out: {one.path}: {one.reason}; {remedy}", file=sys.stderr)
+            print(visible(f"damaged record left out: {one.path}: {one.reason}; {remedy}"), file=sys.stderr)
     return scan, profiles
 
 
@@ -260,7 +264,8 @@ def _card(result: TrialResult, store: Store) -> str:
     if result.cost:
         facts += [(key, value) for key, value in result.cost.model_dump().items() if value != ()]
     facts.append(("resumed at epochs", ", ".join(map(str, result.resumes)) or "never"))
-    facts += [(key, value) for key, value in result.provenance.model_dump().items() if value not in ("", (), None)]
+    made = result.provenance.model_dump(exclude={"config", "origins"})
+    facts += [(key, value) for key, value in made.items() if value not in ("", (), None)]
     parts = [tabulate(facts, tablefmt="plain", disable_numparse=True)]
     curve = read_curve(folder / "curve.jsonl")
     if curve:

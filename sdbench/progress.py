@@ -14,10 +14,14 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, TextIO
 
+from sdbench.bounded import open_plain
 from sdbench.spec import Trial
 from sdbench.store import DamagedRecord, Store, read_result
+from sdbench.terminal import visible
 
 POLL_S = 0.5
+MOST_AT_ONCE = 2**20
+"""Bytes of a curve that are read between two looks."""
 
 
 @dataclass
@@ -72,9 +76,12 @@ class Monitor:
             w.offset = 0
         if size == w.offset:
             return []
-        with path.open("rb") as file:
-            file.seek(w.offset)
-            block = file.read()
+        try:
+            with open_plain(path) as file:
+                file.seek(w.offset)
+                block = file.read(MOST_AT_ONCE)
+        except OSError:
+            return []
         complete = block[: block.rfind(b"\n") + 1]
         w.offset += len(complete)
         told = []
@@ -87,13 +94,14 @@ class Monitor:
             values: dict[str, Any] = json.loads(line)
             w.epoch = int(values["epoch"]) + 1
             w.images_per_s = float(values["images_per_s"])
-        except (ValueError, KeyError, TypeError):
+            top1 = float(values["top1"]) if "top1" in values else None
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return []
         if w.first_seen is None:
             w.first_seen, w.first_epoch, w.status = time.monotonic(), w.epoch, "running"
-        if "top1" not in values:
+        if top1 is None:
             return []
-        w.top1 = float(values["top1"])
+        w.top1 = top1
         epochs = w.trial.spec.recipe.epochs
         return [f"{label(w.trial)}: epoch {w.epoch}/{epochs}, top-1 {w.top1:.2%}, {w.images_per_s:.0f} images/s"]
 
@@ -155,7 +163,7 @@ class Reporter:
 
     def _tell(self) -> None:
         for line in self.monitor.poll():
-            print(line, file=self.stream, flush=True)
+            print(visible(line), file=self.stream, flush=True)
 
     def _live(self) -> None:
         from rich.console import Console
@@ -170,6 +178,7 @@ class Reporter:
 def table(watched: Sequence[Watched]) -> Any:
     """A rich table of the trials at work, and one line for the rest."""
     from rich.table import Table
+    from rich.text import Text
 
     finished = sum(w.status not in ("waiting", "running") for w in watched)
     waiting = sum(w.status == "waiting" for w in watched)
@@ -179,7 +188,7 @@ def table(watched: Sequence[Watched]) -> Any:
     for w in watched:
         if w.status == "running":
             shown.add_row(
-                label(w.trial),
+                Text(visible(label(w.trial))),
                 f"{w.epoch}/{w.trial.spec.recipe.epochs}",
                 "–" if w.top1 is None else f"{w.top1:.2%}",
                 "–" if w.images_per_s is None else f"{w.images_per_s:.0f}",

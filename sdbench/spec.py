@@ -202,7 +202,10 @@ class Cost(Record):
 
 
 class Provenance(Record):
-    """Where a result came from. No host name, no user name, no absolute path."""
+    """Where a result came from. No host name, no user name, no absolute path.
+
+    config: what the options of the run came to, by name. origins: where their values came from, where not by default.
+    """
 
     versions: dict[str, str]
     device: str
@@ -214,6 +217,8 @@ class Provenance(Record):
     started: str
     finished: str
     plugin_sha256: str = ""
+    config: dict[str, str] = {}
+    origins: dict[str, str] = {}
 
 
 class Pairing(Record):
@@ -277,6 +282,8 @@ class Options(Record):
     packed: bool = False
     baseline: str = ""
     command: tuple[str, ...] = ()
+    config: dict[str, str] = {}
+    origins: dict[str, str] = {}
 
 
 def canonical(value: Any) -> str:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
-import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 from filelock import FileLock
 from pydantic import ValidationError
 
+from sdbench.bounded import open_plain, read_plain
 from sdbench.cost.records import ProfileResult
 from sdbench.errors import EnvironmentProblem
 from sdbench.spec import SCHEMA_VERSION, Trial, TrialResult, TrialSpec
@@ -34,6 +35,9 @@ from sdbench.spec import SCHEMA_VERSION, Trial, TrialResult, TrialSpec
 MAX_RECORD_BYTES = 16 * 2**20
 MAX_RECORD_VALUES = 100_000
 """Commas in a record's text: a bound of what reading it can take, which bytes alone do not give."""
+
+MAX_CURVE_BYTES, MAX_CURVE_LINES, MAX_LINE_BYTES, MAX_CURVE_TEXT = 32 * 2**20, 100_001, 2**16, 1000
+"""Of a curve: a recipe has at most 100,000 epochs, a line of each some hundred bytes."""
 
 _ZERO = "0" * 64
 
@@ -102,9 +106,9 @@ def write_atomic(path: Path, data: str | bytes) -> None:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a plain file's content, in hexadecimal. Raises OSError for a pipe, a device, a folder."""
+    with open_plain(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def seal(record: TrialResult | ProfileResult, name: str = "trial.json") -> str:
@@ -120,12 +124,7 @@ def read_sealed(path: Path, kind: type[AnyRecord], newest_schema: int) -> AnyRec
     cannot be trusted, FileNotFoundError where there is none."""
     name = "trial.json" if kind is TrialResult else path.name
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise DamagedRecord("not a plain file")
-        if status.st_size > MAX_RECORD_BYTES:
-            raise DamagedRecord(f"larger than {MAX_RECORD_BYTES} bytes")
-        text = path.read_bytes().decode()
+        text = read_plain(path, MAX_RECORD_BYTES).decode()
         if text.count(",") > MAX_RECORD_VALUES:
             raise DamagedRecord(f"more than {MAX_RECORD_VALUES} values")
         # Before its fields are looked at, which a newer one need not have as they are here.
@@ -141,7 +140,9 @@ def read_sealed(path: Path, kind: type[AnyRecord], newest_schema: int) -> AnyRec
         where = ".".join(str(part) for part in first["loc"]) or "the record"
         fault = "unreadable" if first["type"] == "json_invalid" else "schema"
         raise DamagedRecord(f"{where}: {first['msg']}", fault) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise DamagedRecord(error.strerror or str(error)) from error
+    except (ValueError, RecursionError) as error:
         raise DamagedRecord(f"{type(error).__name__}: {error}") from error
     mark = f'"{name}": "'
     expected = record.checksums.get(name, "")
@@ -162,21 +163,38 @@ def read_result(path: Path) -> TrialResult:
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
-    """The lines of a curve; a torn last line, as a kill leaves it, is dropped. Empty where no file can be read."""
+    """The lines of a curve; a torn last line, as a kill leaves it, is dropped, as is all from a damaged one on.
+    Empty where no plain file of a bounded size can be read."""
     lines: list[dict[str, Any]] = []
     try:
-        text = path.read_bytes()
+        text = read_plain(path, MAX_CURVE_BYTES)
     except OSError:
         return lines
-    for line in text.split(b"\n"):
-        try:
-            value = json.loads(line, parse_constant=_no_number)
-        except (ValueError, RecursionError):
-            break
-        if not isinstance(value, dict):
+    for line in text.split(b"\n", MAX_CURVE_LINES)[:MAX_CURVE_LINES]:
+        value = curve_line(line)
+        if value is None:
             break
         lines.append(value)
     return lines
+
+
+def curve_line(line: bytes) -> dict[str, Any] | None:
+    """One line of a curve: numbers and short texts by name, ``terms`` likewise one level down. None for another one."""
+    try:
+        value = json.loads(line, parse_constant=_no_number) if len(line) <= MAX_LINE_BYTES else None
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) and _flat(value) else None
+
+
+def _flat(values: dict[str, Any], inner: bool = False) -> bool:
+    return all(
+        isinstance(v, int | None)
+        or (isinstance(v, float) and math.isfinite(v))
+        or (isinstance(v, str) and len(v) <= MAX_CURVE_TEXT)
+        or (isinstance(v, dict) and not inner and _flat(v, inner=True))
+        for v in values.values()
+    )
 
 
 def _no_number(text: str) -> None:
@@ -249,7 +267,7 @@ class Store:
         if name == "trial.json":
             epochs = [f"{EPOCH_LOGITS}/{path.name}" for path in sorted((folder / EPOCH_LOGITS).glob("*.safetensors"))]
             for sibling in ("curve.jsonl", "network.safetensors", "logits.safetensors", *epochs):
-                if (folder / sibling).exists():
+                if (folder / sibling).is_file():
                     sums[sibling] = sha256(folder / sibling)
             damaged = folder / name
             if damaged.exists():

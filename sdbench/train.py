@@ -274,6 +274,8 @@ def provenance(options: Options, device: torch.device | None, started: str) -> P
         commit=commit,
         dirty=dirty,
         command=options.command,
+        config=options.config,
+        origins=options.origins,
         started=started,
         finished=environment.now(),
     )

@@ -31,7 +31,11 @@ __all__ = [
     "inspect",
     "load",
     "parse",
+    "place",
+    "prepare",
 ]
+
+LONGEST_NAME = 4096
 
 IMAGE_SIZES = range(8, 4097)
 """Sides in pixels that may be asked for where the data set leaves the choice."""
@@ -153,6 +157,10 @@ def parse(name: str) -> Source:
 
     UserError with near matches for any other name, or where the path is empty.
     """
+    if len(name) > LONGEST_NAME or "\0" in name:
+        raise UserError(
+            f"data set {name[:40]!r}...: a name has at most {LONGEST_NAME} characters, and no null among them"
+        )
     kind, colon, place = name.partition(":")
     if kind == "folder":
         location = Path(place).expanduser()
@@ -211,6 +219,20 @@ def find(name: str, data_dir: Path | None = None) -> Path | None:
     from sdbench.data import cifar
 
     return cifar.find(parse(name).kind, data_dir)
+
+
+def place(name: str, data_dir: Path | None = None) -> Path:
+    """Where the files of a data set are, or will be once they were downloaded or made."""
+    module, source, _, _ = _opened(name, None)
+    return cast(Path, module.place(source, data_dir))
+
+
+def prepare(name: str, data_dir: Path | None = None, image_size: int | None = None) -> DataFacts:
+    """As ``inspect``, and whatever a run would decode and keep in the cache folder is there afterwards."""
+    module, source, info, size = _opened(name, image_size)
+    if hasattr(module, "load_arrays"):
+        return cast(DataFacts, module.load_arrays(source, info, data_dir, size).facts)
+    return cast(DataFacts, module.inspect(source, info, data_dir, size))
 
 
 def load(

@@ -58,6 +58,11 @@ def scan(source: Source, data_dir: Path | None) -> Listing:
     )
 
 
+def place(source: Source, data_dir: Path | None) -> Path:
+    """The published folder. UserError where it is not there."""
+    return find(data_dir)
+
+
 def inspect(source: Source, info: DatasetInfo, data_dir: Path | None, size: int | None) -> DataFacts:
     """What is known of the files after reading, not decoding, all of them."""
     return facts_of(scan(source, data_dir), source, info, size)

@@ -63,6 +63,11 @@ def scan(source: Source, data_dir: Path | None) -> Listing:
     )
 
 
+def place(source: Source, data_dir: Path | None) -> Path:
+    """The published folder. UserError where it is not there."""
+    return find(data_dir)[0]
+
+
 def inspect(source: Source, info: DatasetInfo, data_dir: Path | None, size: int | None) -> DataFacts:
     """What is known of the files after listing all of them."""
     return facts_of(scan(source, data_dir), source, info, size)
