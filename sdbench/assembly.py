@@ -11,6 +11,7 @@ from torch import nn
 
 from sdbench import data, environment, models, registry
 from sdbench.data.streams import derive_seed
+from sdbench.data.workers import spare_workers
 from sdbench.errors import UserError
 from sdbench.method import Task
 from sdbench.network import Network
@@ -32,7 +33,7 @@ def open_session(trial: Trial, store: Store, options: Options) -> Session:
         spec.image_size,
         device=device,
         split=spec.holdout,
-        workers=options.workers,
+        workers=_workers(trial.spec, options, device),
         batch_size=spec.recipe.batch_size,
     )
     if dataset.fingerprint != trial.identity.data_fingerprint:
@@ -43,6 +44,13 @@ def open_session(trial: Trial, store: Store, options: Options) -> Session:
 
     shelf = Shelf(store.folder(spec, trial.id), options.state)
     return assemble(trial, device, dataset, build_network, _teacher(spec, store, dataset, device), shelf)
+
+
+def _workers(spec: TrialSpec, options: Options, device: torch.device) -> int:
+    if options.workers is not None:
+        return options.workers
+    on_gpu, given = device.type == "cuda", options.cpus_per_trial
+    return spare_workers(on_gpu=on_gpu, cpus_per_trial=given, threads=spec.threads, packed=options.packed)
 
 
 def assemble(

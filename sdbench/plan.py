@@ -23,7 +23,6 @@ from sdbench.spec import Options, Recipe, Record, Trial, Value
 from sdbench.store import Store
 from sdbench.variants import choose_variants
 
-
 MAX_TRIALS = 100_000
 """Of one run: more are rather a slip of the pen, and a plan of them would not fit in memory."""
 
@@ -78,7 +77,9 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
         for name, params in variants[facts.name]
     ]
     if len(cells) * len(seeds) > MAX_TRIALS:
-        raise UserError(f"{len(cells)} settings with {len(seeds)} seeds each: more than {MAX_TRIALS} trials; ask for fewer")
+        raise UserError(
+            f"{len(cells)} settings with {len(seeds)} seeds each: more than {MAX_TRIALS} trials; ask for fewer"
+        )
     if limit_steps:
         cells = [cell.model_copy(update={"limit_steps": limit_steps}) for cell in cells]
     trials = expand(cells, protocol, seeds, baseline=baseline)
