@@ -54,14 +54,11 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        self.process = subprocess.Popen(
-            [sys.executable, str(NODES)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(folder / "nodes.log").open("wb"),
-            env=clean,
-            text=True,
-        )
+        with (folder / "nodes.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(NODES)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=clean,
+                text=True,
+            )  # fmt: skip
 
     def say(self, *words: object) -> str:
         assert self.process.stdin is not None
@@ -72,9 +69,7 @@ class Cluster:
         return answer
 
     def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(timeout=120)
+        self.process.communicate(timeout=120)
 
 
 @pytest.fixture
@@ -147,6 +142,10 @@ class Run:
         """The nodes on which the plug-in's method has worked."""
         return {path.name for path in self.marks.iterdir()}
 
+    def in_the_middle(self) -> bool:
+        """Whether a trial of the plug-in's method has done some epochs and has some before it."""
+        return any(2 <= lines <= EPOCHS // 2 for lines in self.lines().values())
+
     def lines(self) -> dict[Path, int]:
         found = self.results.glob("trials/*/*/toy_unhurried/*/curve.jsonl")
         return {path: path.read_bytes().count(b"\n") for path in found}
@@ -208,8 +207,9 @@ def test_a_node_dies_in_mid_run(cluster: Cluster, start: Callable[[str], Run]) -
     cluster.say("add", "first", 1)
     cluster.say("add", "second", 1)
     run = start(address)
-    wait_for(lambda: len(run.nodes()) == 2 and len(run.lines()) == 2 and min(run.lines().values()) >= 2)
-    assert int(cluster.say("kill", "first")) > 3
+    wait_for(run.in_the_middle)
+    (busy,) = run.nodes()
+    assert int(cluster.say("kill", busy)) > 3
     code, told = run.finish()
     assert code == 0, told
     assert_whole(run)
@@ -233,8 +233,9 @@ def test_a_node_is_cut_off_and_its_trials_live_on(cluster: Cluster, start: Calla
     cluster.say("add", "first", 1)
     cluster.say("add", "second", 1)
     run = start(address)
-    wait_for(lambda: len(run.nodes()) == 2 and len(run.lines()) == 2 and min(run.lines().values()) >= 2)
-    assert cluster.say("behead", "first") == "1"
+    wait_for(run.in_the_middle)
+    (busy,) = run.nodes()
+    assert cluster.say("behead", busy) == "1"
     code, told = run.finish()
     assert code == 0, told
     assert_whole(run)
@@ -247,7 +248,7 @@ def test_all_nodes_but_the_head_die_and_one_joins_late(cluster: Cluster, start: 
     cluster.say("add", "first", 1)
     cluster.say("add", "second", 1)
     run = start(address)
-    wait_for(lambda: len(run.nodes()) == 2 and len(run.lines()) == 2)
+    wait_for(run.in_the_middle)
     cluster.say("kill", "first")
     cluster.say("kill", "second")
     cluster.say("add", "late", 1)
@@ -268,14 +269,14 @@ def test_the_command_dies_and_is_repeated(
     cluster.say("add", "first", 1)
     cluster.say("add", "second", 1)
     run = start(address)
-    wait_for(lambda: len(run.nodes()) == 2 and len(run.lines()) == 2 and min(run.lines().values()) >= 1)
+    wait_for(run.in_the_middle)
     assert run.process is not None
     run.process.send_signal(number)
     code, told = run.finish()
     assert code == (-number if number == signal.SIGKILL else 128 + number), told
     if number != signal.SIGKILL:
         statuses = Counter(r.status for r in records(run.results).values())
-        assert statuses["interrupted"] >= 2, "both nodes had time to say so"
+        assert statuses["interrupted"] >= 1, "it had time to say so"
         assert all(not locked(run, r) for r in records(run.results).values())
         assert "the same command again" in told
     else:
