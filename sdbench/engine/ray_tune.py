@@ -214,7 +214,7 @@ def _fit(errand: Errand, resources: Resources, stop: Event, folder: str | None) 
 
 
 def _callback() -> Any:
-    """A Tune callback that ends ``fit()`` once the command was asked to stop."""
+    """A Tune callback that ends ``fit()`` once the command was asked to stop, and keeps its memory flat."""
     from ray.tune import Callback
 
     class HaltCallback(Callback):
@@ -223,6 +223,11 @@ def _callback() -> Any:
             from sdbench.engine import ray_tune
 
             ray_tune.halt_if_asked()
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            # Running means of everything that was reported: most of what Tune remembers of a finished trial.
+            trial.run_metadata.metric_analysis.clear()
+            trial.run_metadata.metric_n_steps.clear()
 
     return HaltCallback()
 

@@ -16,7 +16,7 @@ from threading import Event, Thread
 from typing import IO
 
 from sdbench import environment
-from sdbench.engine import fence
+from sdbench.engine.fence import LOST
 from sdbench.engine.job import Job
 from sdbench.spec import Provenance, Status, TrialResult
 from sdbench.store import DamagedRecord, Store, read_result, write_atomic
@@ -44,7 +44,7 @@ def supervise(job: Job, stop: Event, environ: dict[str, str] | None = None) -> S
         if found is not None:
             _keep_log(store, found, attempted.log)
             return found.status
-        if attempted.code == fence.LOST:  # somebody else works on it, and will write its record
+        if attempted.code == LOST:  # somebody else works on it, and will write its record
             return None
         if attempt < attempts - 1:
             continue

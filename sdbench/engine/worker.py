@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdbench.engine import fence
+from sdbench.engine.fence import take, watch
 from sdbench.engine.job import Job
 from sdbench.errors import TrialInterrupted
 from sdbench.spec import Options, Trial, TrialResult
@@ -34,7 +34,7 @@ def work(job: Job, status: int, stop: threading.Event) -> TrialResult:
         found = store.result(job.trial)
         if found is not None and found.provenance.finished != job.replaces:
             return found
-        fence.watch(folder, fence.take(folder))
+        watch(folder, take(folder))
         from sdbench import registry
         from sdbench.train import run_trial
 
