@@ -74,12 +74,12 @@ def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
     waiting = to_do(plan, store)
     outcome = Outcome(reused=len(plan.trials) - len(waiting))
     if waiting:
-        with _signals() as caught, Reporter(Monitor(waiting, store), sys.stderr, quiet=quiet):
+        with signals() as caught, Reporter(Monitor(waiting, store), sys.stderr, quiet=quiet):
             for wave in waves(waiting):
-                jobs = [_job(plan, store, trial) for trial in wave if _has_teacher(plan, store, trial)]
+                jobs = [job_of(plan, store, trial) for trial in wave if _has_teacher(plan, store, trial)]
                 ENGINES[plan.engine](jobs, plan.typed_resources(), caught.stop)
                 if caught.stop.is_set():
-                    _settle(store, wave)
+                    settle(store, wave)
                     break
             outcome.signal = caught.number
     for trial in plan.trials:
@@ -90,7 +90,7 @@ def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
     return outcome
 
 
-def _job(plan: Plan, store: Store, trial: Trial) -> Job:
+def job_of(plan: Plan, store: Store, trial: Trial) -> Job:
     old = store.result(trial)
     keeps = trial.id in {t.spec.teacher for t in plan.trials}  # a teacher's weights are needed by its students
     options = plan.options.model_copy(update={"keep_weights": True}) if keeps else plan.options
@@ -137,7 +137,7 @@ class Caught:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[Caught]:
+def signals() -> Iterator[Caught]:
     """First Ctrl-C, SIGTERM or SIGUSR1: end in good order. A second one: end now."""
     caught = Caught()
 
@@ -158,7 +158,7 @@ def _signals() -> Iterator[Caught]:
             signal.signal(number, handler)
 
 
-def _settle(store: Store, trials: Sequence[Trial]) -> None:
+def settle(store: Store, trials: Sequence[Trial]) -> None:
     """Wait until no process works on these trials any more, so that the last word on each is written."""
     deadline = time.monotonic() + SETTLE_S
     for trial in trials:

@@ -82,6 +82,7 @@ class DataSet(ABC):
         stream: str,
         batch_size: int,
         augment: str,
+        policy: str = "basic",
         views: int = 1,
         partners: int = 0,
         partners_in_batch: bool = False,

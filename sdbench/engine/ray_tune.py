@@ -64,14 +64,21 @@ _halt: Event | None = None  # module state, since Tune copies its callbacks
 
 def run(jobs: list[Job], resources: Resources, stop: Event) -> None:
     """Run all jobs under Ray Tune. Raises EnvironmentProblem where the cluster cannot be joined."""
-    global _halt
     if not jobs or stop.is_set():
         return
+    with session(resources, stop) as gpus:
+        _fit(jobs, resources, gpus, stop)
+
+
+@contextlib.contextmanager
+def session(resources: Resources, stop: Event) -> Iterator[float]:
+    """Ray, silent, until the block ends; yields how many GPUs it has. ``callback`` halts Tune once ``stop`` is set."""
+    global _halt
     _halt = stop
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     with _silence(), _cluster(resources) as gpus:
-        _fit(jobs, resources, gpus, stop)
+        yield gpus
 
 
 @contextlib.contextmanager
@@ -151,14 +158,14 @@ def _fit(jobs: list[Job], resources: Resources, gpus: float, stop: Event) -> Non
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=max(1, jobs[0].options.max_failures)),
-                callbacks=[_callback()],
+                callbacks=[callback()],
             ),
         )
         with contextlib.suppress(Halted):
             tuner.fit()
 
 
-def _callback() -> Any:
+def callback() -> Any:
     """A Tune callback that ends ``fit()`` once the command was asked to stop."""
     from ray.tune import Callback
 
