@@ -17,8 +17,9 @@ def budget_line(budget: Budget) -> str:
     stopping = ", stopped early by ASHA" if budget.scheduler == "asha" else ""
     return (
         f"Tuned: {budget.trials} search trials per method ({budget.search} search{stopping}, search seed "
-        f"{budget.seed}) of {budget.epochs} epochs on split {budget.split}, chosen by top-1 on the held-out images after the last epoch; "
-        f"the first at lr {budget.lr:g}, weight decay {budget.weight_decay:g} and the published coefficients"
+        f"{budget.seed}) of {budget.epochs} epochs on split {budget.split}, chosen by top-1 on the held-out images "
+        f"after the last epoch; the first at lr {budget.lr:g}, weight decay {budget.weight_decay:g} and the published "
+        "coefficients"
     )
 
 
