@@ -30,6 +30,7 @@ class RunOptions(TypedDict, total=False):
     batch_size: One
     lr: One
     weight_decay: One
+    augment: One
     precision: One
     threads: One
     image_size: One

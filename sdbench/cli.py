@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sdbench import cli_care, cli_cost, cli_evidence
+from sdbench import cli_care, cli_cost, cli_evidence, cli_tune
 from sdbench.cli_options import (
     Datasets,
     Json,
@@ -71,6 +71,7 @@ def run(
     batch_size: Annotated[Text, typer.Option("--batch-size", "-b", help="labelled images per step")] = None,
     lr: Annotated[Text, typer.Option(help="peak learning rate")] = None,
     weight_decay: Annotated[Text, typer.Option(help="on every parameter")] = None,
+    augment: Annotated[Text, typer.Option(help="basic, cutout or trivialaugment: beyond crops and flips")] = None,
     precision: Annotated[Text, typer.Option(help="bf16 (autocast) or fp32")] = None,
     threads: Annotated[Text, typer.Option(help="CPU threads per trial")] = None,
     image_size: Annotated[Text, typer.Option(help="side in pixels, where the data set offers more than one")] = None,
@@ -221,7 +222,7 @@ def show(
 
 
 app.command("plan")(cli_care.planning(run))
-for _part in (cli_care.part, cli_cost.part, cli_evidence.part):
+for _part in (cli_care.part, cli_cost.part, cli_evidence.part, cli_tune.part):
     app.registered_commands += _part.registered_commands
 
 

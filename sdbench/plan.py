@@ -16,10 +16,10 @@ from sdbench.engine import Resources, ray_tune
 from sdbench.environment import choose_device, public_command
 from sdbench.errors import EnvironmentProblem, UserError, unknown
 from sdbench.iso_cost import iso_cost_cells
-from sdbench.protocol import PROTOCOLS, Cell, Protocol, baselines, expand
+from sdbench.protocol import PROTOCOLS, TUNED, Cell, Protocol, baselines, expand
 from sdbench.request import Problems, Request
 from sdbench.selectors import parse_duration, parse_seeds
-from sdbench.spec import Options, Recipe, Record, Trial, Value
+from sdbench.spec import POLICIES, Options, Recipe, Record, Trial, Value
 from sdbench.store import Store
 from sdbench.variants import choose_variants
 
@@ -144,6 +144,8 @@ def _protocol(request: Request, problems: Problems) -> Protocol:
     if name not in PROTOCOLS:
         problems.found.append(unknown("protocol", name, PROTOCOLS))
         name = default
+    if name == TUNED:
+        problems.found.append("--protocol tuned: its values have to be searched for first; `sdbench tune` does both")
     scale = problems.choice("temperature-scaling", request.temperature_scaling, ("true", "false"), "false")
     return PROTOCOLS[name].holding_out() if scale == "true" else PROTOCOLS[name]
 
@@ -154,6 +156,7 @@ def _overrides(request: Request, problems: Problems) -> dict[str, object]:
         "batch_size": problems.number("batch_size", request.batch_size, int, 2, 1_000_000),
         "lr": problems.number("lr", request.lr, float, 1e-12, 1000),
         "weight_decay": problems.number("weight_decay", request.weight_decay, float, 0, 10),
+        "policy": problems.choice("augment", request.augment, POLICIES, "basic"),
     }
     if request.limit_steps is not None and request.epochs is None:
         read["epochs"] = 1

@@ -53,12 +53,20 @@ class Monitor:
     """Follows trials by their files. ``poll`` returns the lines worth telling since the last time."""
 
     def __init__(self, trials: Sequence[Trial], store: Store) -> None:
-        self.watched = [Watched(trial, store.folder(trial.spec, trial.id)) for trial in trials]
-        self._before = {id(w): _stamp(w.folder / "trial.json") for w in self.watched}
-        self._started = {id(w): _stamp(w.folder / "started.json") for w in self.watched}
+        self.watched: list[Watched] = []
+        self._before: dict[int, int] = {}
+        self._started: dict[int, int] = {}
         self._open: dict[Path, list[Watched]] = {}
-        for w in self.watched:
-            self._open.setdefault(w.folder.parent, []).append(w)
+        for trial in trials:
+            self.watch(trial, store)
+
+    def watch(self, trial: Trial, store: Store, *, begun: bool = False) -> None:
+        """Follow a trial from now on. begun: it began while this command ran, so that what there is is news."""
+        w = Watched(trial, store.folder(trial.spec, trial.id))
+        self._before[id(w)] = 0 if begun else _stamp(w.folder / "trial.json")
+        self._started[id(w)] = 0 if begun else _stamp(w.folder / "started.json")
+        self.watched.append(w)
+        self._open.setdefault(w.folder.parent, []).append(w)
 
     def poll(self) -> list[str]:
         """Looks into the folders that are there, of trials that are not done: cheap with thousands of trials too."""
@@ -127,6 +135,8 @@ class Monitor:
             return []
         w.status, w.reason = result.status, result.reason
         score = f", top-1 {result.metrics.top1:.2%}" if result.metrics else ""
+        if result.validation_top1 is not None:
+            score = f", top-1 on held-out images {result.validation_top1:.2%}"
         return [f"{label(w.trial)}: {result.status}{score}{': ' + result.reason if result.reason else ''}"]
 
 

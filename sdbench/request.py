@@ -34,6 +34,7 @@ class Request(Record):
     batch_size: str | None = None
     lr: str | None = None
     weight_decay: str | None = None
+    augment: str | None = None
     precision: str | None = None
     threads: str | None = None
     image_size: str | None = None

@@ -89,12 +89,12 @@ def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
     meter = meter_of(plan, store)
     if waiting:
         reporter = Reporter(Monitor(waiting, store), sys.stderr, quiet=quiet)
-        with _signals() as caught, reporter, watched(meter, caught.stop):
+        with signals() as caught, reporter, watched(meter, caught.stop):
             for wave in waves(waiting):
-                jobs = [_job(plan, store, trial) for trial in wave if _has_teacher(plan, store, trial)]
+                jobs = [job_of(plan, store, trial) for trial in wave if _has_teacher(plan, store, trial)]
                 ENGINES[plan.engine](jobs, plan.typed_resources(), caught.stop)
                 if caught.stop.is_set():
-                    _settle(store, wave)
+                    settle(store, wave)
                     break
             outcome.signal = caught.number
     outcome.spending = meter.look(working=bool(waiting)) if meter else None
@@ -115,7 +115,7 @@ def meter_of(plan: Plan, store: Store) -> Meter | None:
     return Meter(plan.budget, plan.trials, store, devices)
 
 
-def _job(plan: Plan, store: Store, trial: Trial) -> Job:
+def job_of(plan: Plan, store: Store, trial: Trial) -> Job:
     old = store.result(trial)
     keeps = trial.id in {t.spec.teacher for t in plan.trials}  # a teacher's weights are needed by its students
     options = plan.options.model_copy(update={"keep_weights": True}) if keeps else plan.options
@@ -162,7 +162,7 @@ class Caught:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[Caught]:
+def signals() -> Iterator[Caught]:
     """First Ctrl-C, SIGTERM or SIGUSR1: end in good order. A second one: end now."""
     caught = Caught()
 
@@ -183,7 +183,7 @@ def _signals() -> Iterator[Caught]:
             signal.signal(number, handler)
 
 
-def _settle(store: Store, trials: Sequence[Trial]) -> None:
+def settle(store: Store, trials: Sequence[Trial]) -> None:
     """Wait until no process works on these trials any more, so that the last word on each is written."""
     deadline = time.monotonic() + SETTLE_S
     for trial in trials:

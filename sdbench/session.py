@@ -83,6 +83,7 @@ class Session:
             stream=self.spec.stream,
             batch_size=self.batch_size,
             augment=self.spec.recipe.augment,
+            policy=self.spec.recipe.policy,
             views=self.method.views,
             partners=self.method.partners,
             partners_in_batch=self.method.partners_in_batch,
@@ -193,6 +194,15 @@ class Session:
         """float32 logits [V, K] of the bare network on the test set and labels [V], on the CPU."""
         logits, labels = self._logits(self.data.test_batches(self.batch_size * 4, torch.float32))
         return logits.cpu(), labels.cpu()
+
+    def judged_logits(self) -> tuple[Tensor, Tensor]:
+        """What the trial is scored on: the test set, or the held-out images where it is part of a search."""
+        if not self.spec.search:
+            return self.test_logits()
+        held_out = self.validation_logits()
+        if held_out is None:
+            raise RuntimeError("a search trial is scored on held-out images, and this one's split holds none out")
+        return held_out
 
     def validation_logits(self) -> tuple[Tensor, Tensor] | None:
         """The same on the held-out images; None where there are none."""

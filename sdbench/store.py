@@ -28,8 +28,8 @@ from filelock import FileLock
 from pydantic import ValidationError
 
 from sdbench.bounded import open_plain, read_plain
-from sdbench.cost.records import ProfileResult
 from sdbench.errors import EnvironmentProblem
+from sdbench.record import Sealed
 from sdbench.spec import SCHEMA_VERSION, Trial, TrialResult, TrialSpec
 
 MAX_RECORD_BYTES = 16 * 2**20
@@ -44,7 +44,7 @@ _ZERO = "0" * 64
 EPOCH_LOGITS = "epoch_logits"
 """The folder, in a trial's own, of the test set's logits after epochs before the last."""
 
-AnyRecord = TypeVar("AnyRecord", TrialResult, ProfileResult)
+AnyRecord = TypeVar("AnyRecord", bound=Sealed)
 
 
 class DamagedRecord(Exception):
@@ -111,7 +111,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def seal(record: TrialResult | ProfileResult, name: str = "trial.json") -> str:
+def seal(record: Sealed, name: str = "trial.json") -> str:
     """The text of a record, with its own SHA-256 (taken with 64 zeros in its place) under ``name``."""
     open_ = record.model_copy(update={"checksums": {**record.checksums, name: _ZERO}})
     text = open_.model_dump_json(indent=1) + "\n"

@@ -55,10 +55,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the last epoch's network is worth, before and after temperature scaling; nothing before that epoch."""
+    """What the last epoch's network is worth, before and after temperature scaling, or, of a search trial, on the
+    held-out images alone; nothing before that epoch."""
 
     metrics: Metrics | None = None
     scaled: Scaled | None = None
+    validation_top1: float | None = None
 
 
 Opener = Callable[[Trial, Store, Options], Session]
@@ -117,8 +119,10 @@ def _step_kind(options: Options, session: Session) -> StepKind:
 
 
 def _train(session: Session, progress: Progress, folder: Path, options: Options, stop: Callable[[], bool]) -> Scores:
-    """All remaining epochs, then the test set, once, and the held-out images where there are any."""
-    epochs = session.spec.recipe.epochs
+    """All remaining epochs, then the test set, once, and the held-out images where there are any. A search trial never
+    looks at the test set."""
+    epochs, search = session.spec.recipe.epochs, session.spec.search
+    judged = "validation_top1" if search else "top1"
     progress.timing_problems += environment.timing_problems(session.device, options.packed)
     if not progress.pairing:
         progress.pairing = session.pairing()
@@ -130,8 +134,8 @@ def _train(session: Session, progress: Progress, folder: Path, options: Options,
         last = epoch == epochs - 1
         keeps = kept.wants(options, epoch + 1)
         if last or keeps or (options.eval_every and (epoch + 1) % options.eval_every == 0):
-            scored = logits, labels = session.test_logits()
-            line["top1"] = (logits.argmax(1) == labels).double().mean().item()
+            scored = logits, labels = session.judged_logits()
+            line[judged] = (logits.argmax(1) == labels).double().mean().item()
             if keeps:
                 kept.write_epoch(folder, epoch + 1, logits, labels)
         progress.clocks["eval_s"] += time.perf_counter() - began
@@ -140,13 +144,17 @@ def _train(session: Session, progress: Progress, folder: Path, options: Options,
         _save(session, progress, folder)
         append_line(folder / "curve.jsonl", line)
     began = time.perf_counter()
-    logits, labels = scored or session.test_logits()  # None where the checkpoint was at the last epoch
-    held_out = session.validation_logits()
+    logits, labels = scored or session.judged_logits()  # None where the checkpoint was at the last epoch
+    held_out = None if search else session.validation_logits()
     if not all(bool(z.isfinite().all()) for z, _ in [(logits, labels), *([held_out] if held_out else [])]):
         raise Diverged(f"the logits on the test set or the held-out images are not finite after epoch {epochs - 1}")
-    scores = Scores(evaluate(logits, labels), rescore(logits, labels, *held_out) if held_out else None)
+    metrics = evaluate(logits, labels)
+    scores = Scores(metrics, rescore(logits, labels, *held_out) if held_out else None)
     progress.clocks["eval_s"] += time.perf_counter() - began
     progress.timing_problems += environment.timing_problems(session.device, options.packed)
+    if search:
+        kept.write_last(folder, options, session.network.state_dict(), {})
+        return Scores(validation_top1=metrics.top1)
     tensors = {"logits": logits, "labels": labels}
     if held_out is not None:
         tensors |= {"validation_logits": held_out[0], "validation_labels": held_out[1]}
@@ -233,6 +241,8 @@ def _record(
         identity=trial.identity,
         metrics=scores.metrics,
         scaled=scores.scaled,
+        validation_top1=scores.validation_top1,
+        tuned=trial.tuned,
         cost=_cost(session, progress) if session else None,
         pairing=pairing,
         provenance=provenance(options, session.device if session else None, progress.started),

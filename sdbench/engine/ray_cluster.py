@@ -71,9 +71,7 @@ def place(jobs: Sequence[Job], cpus: float, gpus: float) -> Iterator[Place]:
     folder = Path(tempfile.mkdtemp(prefix=".starting-", dir=results))
     try:
         with FileLock(folder / ray_nodes.LOCK):
-            folder = folder.rename(
-                results / f"{FOLDER}{token}"
-            )  # its lock is held from the first
+            folder = folder.rename(results / f"{FOLDER}{token}")  # its lock is held from the first
             (folder / ray_nodes.TOKEN).write_text(token, encoding="ascii")
             found = ray_nodes.place_of(jobs, folder, token)
             ray_nodes.examine_nodes(found, cpus, gpus)

@@ -200,6 +200,7 @@ def _write(store: Store, job: Job, status: Status, reason: str, log: str) -> Sta
         reason=reason,
         log_tail=log[-TAIL_CHARS:],
         caveat=job.trial.caveat,
+        tuned=job.trial.tuned,
         baseline=job.options.baseline,
         spec=spec,
         identity=job.trial.identity,
