@@ -39,6 +39,7 @@ class RunOptions(TypedDict, total=False):
     device: One
     gpus: One
     per_gpu: One
+    gpus_per_trial: One
     cpus: One
     cpus_per_trial: One
     address: One

@@ -79,6 +79,7 @@ def run(
     device: Annotated[Text, typer.Option(help="auto, cpu or cuda")] = None,
     gpus: Annotated[Text, typer.Option(help="GPUs to use: all or a number")] = None,
     per_gpu: Annotated[Text, typer.Option(help="trials per GPU at once; above 1 timings do not count")] = None,
+    gpus_per_trial: Annotated[Text, typer.Option(help="GPUs, or processes, that share each batch of a trial")] = None,
     cpus: Annotated[Text, typer.Option(help="CPUs to use")] = None,
     cpus_per_trial: Annotated[Text, typer.Option(help="CPUs that a trial occupies")] = None,
     address: Annotated[Text, typer.Option(help="an existing Ray cluster")] = None,

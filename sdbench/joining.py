@@ -31,7 +31,7 @@ from sdbench import environment
 from sdbench.errors import UserError
 from sdbench.graph import plain_state
 from sdbench.holdings import tensors_of
-from sdbench.method import Joining, Method, mixes
+from sdbench.method import Combination, Joining, Method, mixes
 from sdbench.network import Network
 from sdbench.workers import Workers
 
@@ -44,7 +44,7 @@ BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def obstacle(method: Method) -> str:
     """Why a method's batches cannot be spread over several processes; empty where they can."""
-    if mixes(method):
+    if mixes(method) or isinstance(method, Combination):
         return "it draws how to blend images for the whole batch"
     return method.couples_samples
 
@@ -65,7 +65,7 @@ def undeclared_state(method: Method, others: Iterable[Tensor] = ()) -> list[str]
 def refuse_apart(name: str, method: Method, network: nn.Module) -> None:
     """Raises UserError where a method that was set up cannot be trained on several processes. name: of the method."""
     if reason := obstacle(method):
-        raise UserError(f"{name} cannot be trained on several devices: {reason}")
+        raise UserError(f"{name} cannot be trained on several devices: {reason}; leave it out, or give it one")
     missing = undeclared_state(method, [*network.parameters(), *network.buffers()])
     if missing:
         raise UserError(

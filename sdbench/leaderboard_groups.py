@@ -26,7 +26,7 @@ def table_key(result: TrialResult, epochs: int | None = None) -> tuple[Any, ...]
     size = -1 if spec.image_size is None else spec.image_size
     whole = spec.recipe if epochs is None else spec.recipe.model_copy(update={"epochs": epochs})
     recipe = (whole.epochs, canonical(whole.model_dump(mode="json")))
-    rules = (spec.protocol, identity.protocol_version, *recipe, spec.split, spec.precision)
+    rules = (spec.protocol, identity.protocol_version, *recipe, spec.split, spec.precision, spec.shards)
     return (spec.dataset, spec.network, size, *rules, identity.data_fingerprint)
 
 
@@ -44,6 +44,7 @@ def ground(results: Sequence[TrialResult], num_classes: int | None) -> Ground:
         split=spec.split,
         precision=spec.precision,
         recipe=spec.recipe,
+        shards=spec.shards,
     )
 
 

@@ -101,7 +101,7 @@ class Row(Record):
 
 
 class Ground(Record):
-    """What trials have in common that can be compared. num_classes: None where nobody knows."""
+    """What trials have in common that can be compared. num_classes: None where nobody knows. shards: of a batch."""
 
     dataset: str
     data_fingerprint: str
@@ -113,6 +113,7 @@ class Ground(Record):
     split: str
     precision: str
     recipe: Recipe
+    shards: int = 1
 
 
 class Table(Ground):

@@ -111,6 +111,7 @@ class Cell(Record):
     recipe: Recipe
     precision: str
     threads: int
+    shards: int = 1
 
 
 def expand(cells: Sequence[Cell], protocol: Protocol, seeds: Sequence[int], *, baseline: bool) -> list[Trial]:

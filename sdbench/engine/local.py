@@ -14,13 +14,16 @@ from sdbench.engine.supervise import supervise
 
 
 def slots(resources: Resources) -> list[str | None]:
-    """One entry per trial that may run at once: the GPU it sees, or None for a trial on the CPU."""
+    """One entry per trial that may run at once: the GPU it sees, or several, or None for a trial on the CPU."""
     visible = _visible_gpus()
     gpus = visible if resources.gpus is None else visible[: resources.gpus]
+    each = resources.gpus_per_trial
+    if gpus and each > 1:
+        return [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
     if gpus:
         return [gpu for _ in range(resources.per_gpu) for gpu in gpus]
     cpus = resources.cpus if resources.cpus is not None else environment.cpu_count()
-    return [None] * max(1, cpus // resources.cpus_per_trial)
+    return [None] * max(1, cpus // (resources.cpus_per_trial * each))
 
 
 def _visible_gpus() -> list[str]:

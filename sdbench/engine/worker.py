@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+from sdbench.engine.group import train
 from sdbench.engine.job import Job
 from sdbench.spec import TrialResult
 from sdbench.store import Store
@@ -28,12 +29,7 @@ def work(job: Job, status: int, stop: threading.Event) -> TrialResult:
         found = store.result(job.trial)
         if found is not None and found.provenance.finished != job.replaces:
             return found
-        from sdbench import registry
-        from sdbench.train import run_trial
-
-        for plugin in job.options.plugins:
-            registry.load_plugin(plugin)
-        return run_trial(job.trial, store, job.options, stop=stop.is_set)
+        return train(job, stop.is_set)
 
 
 def _watch_supervisor(stop: threading.Event) -> None:
