@@ -41,6 +41,7 @@ class RunOptions(TypedDict, total=False):
     device: One
     gpus: One
     per_gpu: One
+    gpus_per_trial: One
     cpus: One
     cpus_per_trial: One
     jobs: One

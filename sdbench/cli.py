@@ -82,6 +82,7 @@ def run(
     device: Annotated[Text, typer.Option(help="auto, cpu or cuda")] = None,
     gpus: Annotated[Text, typer.Option(help="GPUs to use: all or a number")] = None,
     per_gpu: Annotated[Text, typer.Option(help="trials per GPU at once; above 1 timings do not count")] = None,
+    gpus_per_trial: Annotated[Text, typer.Option(help="GPUs, or processes, that share each batch of a trial")] = None,
     cpus: Annotated[Text, typer.Option(help="CPUs to use")] = None,
     cpus_per_trial: Annotated[Text, typer.Option(help="CPUs that a trial occupies")] = None,
     jobs: Annotated[Text, typer.Option("--jobs", "-j", help="trials at once, at most")] = None,

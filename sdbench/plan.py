@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sdbench import data, registry, zoo
+from sdbench import data, registry, shards, zoo
 from sdbench.budget import Budget, budget_for
 from sdbench.engine import Resources, ray_tune
 from sdbench.environment import choose_device, public_command
@@ -68,10 +68,11 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     problems.attempt(Store(results).prepare)
     datasets = _datasets(request, problems)  # last: it may download, which only a sound request is worth
     recipes = _recipes(protocol, datasets, overrides, problems)
+    shards.judge(resources.gpus_per_trial, variants, recipes, problems)
     if problems.found or networks is None:
         raise UserError(list(dict.fromkeys(problems.found)))
     cells = [
-        _cell(facts, network, name, params, recipes[facts.name], precision, threads)
+        _cell(facts, network, name, params, recipes[facts.name], precision, threads, resources.gpus_per_trial)
         for facts in datasets
         for network in networks
         for name, params in variants[facts.name]
@@ -105,6 +106,7 @@ def _cell(
     recipe: Recipe,
     precision: str,
     threads: int,
+    shards: int,
 ) -> Cell:
     return Cell(
         method=method,
@@ -116,6 +118,7 @@ def _cell(
         recipe=recipe,
         precision=precision,
         threads=threads,
+        shards=shards,
     )
 
 
@@ -286,6 +289,7 @@ def _resources(request: Request, problems: Problems) -> Resources:
         gpus=gpus,
         cpus_per_trial=problems.number("cpus_per_trial", request.cpus_per_trial, int, 1, 1024) or 1,
         per_gpu=problems.number("per_gpu", request.per_gpu, int, 1, 64) or 1,
+        gpus_per_trial=shards.count(request, problems),
         address=request.address,
         jobs=problems.number("jobs", request.jobs, int, 1, 65536),
     )

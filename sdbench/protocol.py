@@ -145,6 +145,7 @@ class Cell(Record):
     limit_steps: int | None = None
     search: bool = False
     tuning: Tuning | None = None
+    shards: int = 1
 
 
 def expand(cells: Sequence[Cell], protocol: Protocol, seeds: Sequence[int], *, baseline: bool) -> list[Trial]:

@@ -45,6 +45,7 @@ class Request(Record):
     device: str | None = None
     gpus: str | None = None
     per_gpu: str | None = None
+    gpus_per_trial: str | None = None
     cpus: str | None = None
     cpus_per_trial: str | None = None
     jobs: str | None = None

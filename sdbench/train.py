@@ -23,11 +23,13 @@ from sdbench.assembly import open_session
 from sdbench.errors import TrialInterrupted
 from sdbench.evaluate import evaluate
 from sdbench.method import Terms
+from sdbench.outcomes import explain, is_out_of_memory
 from sdbench.schedule import learning_rate
 from sdbench.session import Session
 from sdbench.spec import Cost, Metrics, Options, Pairing, Provenance, Scaled, Status, StepKind, Trial, TrialResult
 from sdbench.store import Store, append_line, write_curve
 from sdbench.temperature import rescore
+from sdbench.workers import ALONE, PeerLost, Workers
 
 CLOCKS = ("train_s", "process_s", "eval_s", "setup_s")
 
@@ -63,7 +65,7 @@ class Scores:
     validation_top1: float | None = None
 
 
-Opener = Callable[[Trial, Store, Options], Session]
+Opener = Callable[[Trial, Store, Options, Workers], Session]
 
 
 def run_trial(
@@ -73,12 +75,15 @@ def run_trial(
     *,
     stop: Callable[[], bool] = lambda: False,
     opener: Opener = open_session,
+    workers: Workers = ALONE,
 ) -> TrialResult:
     """Train one trial, or finish it from its newest checkpoint, and write its record.
 
     Every outcome that Python can see becomes a record: ok, nan, oom, failed, interrupted. ``stop`` is
     asked before each step; when it says True the trial ends as interrupted, its checkpoint kept.
     ``opener`` builds the session; the conformance checks give one that needs no data set on disk.
+    ``workers``: the processes of the trial, each of which calls this. The first one writes the record, another only
+    that of its own failure. Raises PeerLost where one of them is gone.
     """
     folder = store.folder(trial.spec, trial.id)
     progress = Progress(started=environment.now())
@@ -86,13 +91,16 @@ def run_trial(
     status: Status = "ok"
     reason, scores = "", Scores()
     try:
-        store.write(_record(trial, options, progress, "interrupted", "started and not finished"), "started.json")
+        if workers.leads:
+            store.write(_record(trial, options, progress, "interrupted", "started and not finished"), "started.json")
         began = time.perf_counter()
-        session = opener(trial, store, options)
+        session = opener(trial, store, options, workers)
         session.choose_step(_step_kind(options, session))
         _resume(session, progress, folder)
         progress.clocks["setup_s"] += time.perf_counter() - began
         scores = _train(session, progress, folder, options, stop)
+    except PeerLost:
+        raise
     except TrialInterrupted as error:
         status, reason = "interrupted", str(error)
     except Diverged as error:
@@ -103,6 +111,8 @@ def run_trial(
         status = "oom" if is_out_of_memory(error) else "failed"
         reason = explain(error)
     result = _record(trial, options, progress, status, reason, session, scores)
+    if not (workers.leads or status in ("failed", "oom")):
+        return result
     store.write(result)
     if status != "interrupted" and not options.keep_checkpoints:
         checkpoint.remove(folder / "checkpoint")
@@ -112,18 +122,17 @@ def run_trial(
 
 
 def _step_kind(options: Options, session: Session) -> StepKind:
-    """A CUDA graph wherever there is a GPU, unless it is not wanted; the same kernels as eagerly."""
-    if options.compile == "off" or (options.compile == "auto" and session.device.type != "cuda"):
-        return "eager"
-    return "graph"
+    """A CUDA graph wherever there is one GPU, unless it is not wanted; the same kernels as eagerly."""
+    off = options.compile == "off" or session.workers.shard.size > 1
+    return "eager" if off or (options.compile == "auto" and session.device.type != "cuda") else "graph"
 
 
 def _train(session: Session, progress: Progress, folder: Path, options: Options, stop: Callable[[], bool]) -> Scores:
     """All remaining epochs, then the test set, once, and the held-out images where there are any. A search trial never
     looks at the test set."""
-    epochs, search = session.spec.recipe.epochs, session.spec.search
+    epochs, search, leads = session.spec.recipe.epochs, session.spec.search, session.workers.leads
     judged = "validation_top1" if search else "top1"
-    progress.timing_problems += environment.timing_problems(session.device, options.packed)
+    _look_for_timing_problems(session, progress, options)
     if not progress.pairing:
         progress.pairing = session.pairing()
     scored: tuple[Tensor, Tensor] | None = None
@@ -133,7 +142,7 @@ def _train(session: Session, progress: Progress, folder: Path, options: Options,
         began = time.perf_counter()
         last = epoch == epochs - 1
         keeps = kept.wants(options, epoch + 1)
-        if last or keeps or (options.eval_every and (epoch + 1) % options.eval_every == 0):
+        if leads and (last or keeps or (options.eval_every and (epoch + 1) % options.eval_every == 0)):
             scored = logits, labels = session.judged_logits()
             line[judged] = (logits.argmax(1) == labels).double().mean().item()
             if keeps:
@@ -142,7 +151,9 @@ def _train(session: Session, progress: Progress, folder: Path, options: Options,
         progress.curve.append(line)
         progress.epoch = epoch + 1
         _save(session, progress, folder)
-        append_line(folder / "curve.jsonl", line)
+    _look_for_timing_problems(session, progress, options)
+    if not leads:
+        return Scores()
     began = time.perf_counter()
     logits, labels = scored or session.judged_logits()  # None where the checkpoint was at the last epoch
     held_out = None if search else session.validation_logits()
@@ -151,7 +162,6 @@ def _train(session: Session, progress: Progress, folder: Path, options: Options,
     metrics = evaluate(logits, labels)
     scores = Scores(metrics, rescore(logits, labels, *held_out) if held_out else None)
     progress.clocks["eval_s"] += time.perf_counter() - began
-    progress.timing_problems += environment.timing_problems(session.device, options.packed)
     if search:
         kept.write_last(folder, options, session.network.state_dict(), {})
         return Scores(validation_top1=metrics.top1)
@@ -173,35 +183,48 @@ def _train_epoch(session: Session, progress: Progress, epoch: int, stop: Callabl
         if stop():
             raise TrialInterrupted(f"stopped in epoch {epoch}; run the same command to resume from its start")
         rate = learning_rate(spec.recipe, epoch, step, steps)
-        terms = session.step(batch, rate, (epoch * steps + step) / (spec.recipe.epochs * steps))
+        labelled = session.labelled(step)
+        done = (epoch * steps + step) / (spec.recipe.epochs * steps)
+        terms = session.step(batch, rate, done, len(batch.labels) / labelled)
         for name, term in terms.items():
-            value = term.detach().double() * len(batch.labels)
+            value = term.detach().double() * labelled
             sums[name] = sums[name] + value if name in sums else value
-        images += len(batch.labels)
+        images += labelled
         if epoch * steps + step + 1 == min(GRADIENT_DEADLINE, spec.recipe.epochs * steps):
             session.refuse_unused_parameters()
     session.end_epoch()
-    values = torch.stack([*sums.values(), session.finite().double()]).tolist()  # waits for the device, once
-    losses = {name: total / images for name, total in zip(sums, values[:-1], strict=True)}
-    wall, process = time.perf_counter() - wall, time.process_time() - process
+    *totals, finite = torch.stack([*sums.values(), session.finite().double()]).tolist()  # waits for the device, once
+    told = session.workers.gather((dict(zip(sums, totals, strict=True)), time.process_time() - process))
+    names = dict.fromkeys(name for part, _ in told for name in part)
+    losses = {name: math.fsum(part.get(name, 0.0) for part, _ in told) / images for name in names}
+    wall = time.perf_counter() - wall
     progress.clocks["train_s"] += wall
-    progress.clocks["process_s"] += process
+    progress.clocks["process_s"] += math.fsum(seconds for _, seconds in told)
     progress.labelled_images += images
     bad = [name for name, value in losses.items() if not math.isfinite(value)]
-    if bad or not values[-1]:
+    if bad or not finite:
         what = f"loss term {', '.join(bad)} is" if bad else "the weights are"
         raise Diverged(f"{what} not finite in epoch {epoch}; lower lr or the method's coefficients")
     session.validate()
+    session.joiner.refuse_differences(epoch)
     rate = learning_rate(spec.recipe, epoch, 0, steps)
     loss = math.fsum(losses.values())
     speed = round(images / wall, 1)
     return {"epoch": epoch, "lr": rate, "loss": loss, "terms": losses, "images_per_s": speed}
 
 
+def _look_for_timing_problems(session: Session, progress: Progress, options: Options) -> None:
+    for found in session.workers.gather(environment.timing_problems(session.device, options.packed)):
+        progress.timing_problems += found
+
+
 def _save(session: Session, progress: Progress, folder: Path) -> None:
+    """A checkpoint, and then the epoch's line of the curve."""
     state = {"trial_id": session.trial_id, "progress": vars(progress), "session": session.state()}
-    checkpoint.save(folder / "checkpoint", progress.epoch, state)
-    session.rows.retire()
+    if session.workers.leads:
+        checkpoint.save(folder / "checkpoint", progress.epoch, state)
+        append_line(folder / "curve.jsonl", progress.curve[-1])
+        session.rows.retire()
 
 
 def _resume(session: Session, progress: Progress, folder: Path) -> None:
@@ -217,8 +240,10 @@ def _resume(session: Session, progress: Progress, folder: Path) -> None:
         for key, value in state["progress"].items():
             setattr(progress, key, value)
         progress.resumes.append(progress.epoch)
-    write_curve(folder / "curve.jsonl", progress.curve)
-    kept.cut_back(folder, progress.epoch)
+    session.joiner.refuse_differences(progress.epoch)
+    if session.workers.leads:
+        write_curve(folder / "curve.jsonl", progress.curve)
+        kept.cut_back(folder, progress.epoch)
 
 
 def _record(
@@ -255,14 +280,14 @@ def _record(
 def _cost(session: Session, progress: Progress) -> Cost:
     problems = tuple(dict.fromkeys(progress.timing_problems))
     step, step_reason = session.step_kind
-    cuda = session.device.type == "cuda"
+    live, reserved = session.joiner.peak_memory(session.device)
     return Cost(
         **progress.clocks,
         labelled_images=progress.labelled_images,
         images_with_gradient=session.network.passes.with_gradient,
         images_without_gradient=session.network.passes.without_gradient,
-        peak_memory_bytes=torch.cuda.max_memory_allocated() if cuda else environment.peak_resident_bytes(),
-        peak_reserved_bytes=torch.cuda.max_memory_reserved() if cuda else 0,
+        peak_memory_bytes=live,
+        peak_reserved_bytes=reserved,
         auxiliary_parameters=session.auxiliary_parameters(),
         state_bytes=session.state_bytes(),
         timing_valid=not problems,
@@ -289,19 +314,3 @@ def provenance(options: Options, device: torch.device | None, started: str) -> P
         started=started,
         finished=environment.now(),
     )
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch says that memory ran out, on a GPU or on the host."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def explain(error: BaseException) -> str:
-    """The error and the innermost place of the traceback, without the folders it lies in."""
-    frame = error.__traceback__
-    while frame and frame.tb_next:
-        frame = frame.tb_next
-    where = ""
-    if frame:
-        where = f" ({Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno})"
-    return f"{type(error).__name__}: {error}{where}"

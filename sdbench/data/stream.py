@@ -161,8 +161,9 @@ class StreamedSet(DataSet):
     def _augmented(self, groups: list[Group], anchors: int, augment: str) -> Iterator[list[list[Tensor]]]:
         files = [Group(self._kept[group.index], group.draws) for group in groups]
         moved = [group.to(self.device) for group in groups]
-        requests = Requests(self._files["train"], self._view(augment), files, self.num_train, anchors)
-        starts = range(0, self.num_train, anchors)
+        count = len(groups[0].index)
+        requests = Requests(self._files["train"], self._view(augment), files, count, anchors)
+        starts = range(0, count, anchors)
         for start, answer in zip(starts, self._answers(requests), strict=True):
             step = [group[start : start + anchors] for group in moved]
             yield [self._finish(group, pixels, augment) for group, pixels in zip(step, answer, strict=True)]
