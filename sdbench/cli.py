@@ -25,6 +25,7 @@ from sdbench.cli_options import (
     Text,
     answers,
     given,
+    open_streams,
     show_answer,
 )
 
@@ -218,4 +219,5 @@ for _part in (cli_cost.part, cli_evidence.part):
 
 def main() -> None:
     """Entry point of the command ``sdbench``."""
+    open_streams()
     app()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from sdbench import boards, registry
+from sdbench.cli_options import unread
 from sdbench.errors import UserError
 from sdbench.plan import Plan, make_plan
 from sdbench.request import Request
@@ -40,16 +41,22 @@ def run(
         return 0
     outcome, written = carry_out(plan, quiet=quiet)
     board = boards.text_of(outcome.results, plan.baseline, "json" if as_json else "text", Path(plan.results))
-    typer.echo(board, nl=False)
+    with unread():
+        typer.echo(board, nl=False)
     for line in summary(plan, outcome, written):
         typer.echo(line, err=True)
     return outcome.exit_code
 
 
-def carry_out(plan: Plan, *, quiet: bool) -> tuple[Outcome, Path]:
-    """Run what is missing and write the boards; returns every trial's record, and the board to look at."""
+def carry_out(plan: Plan, *, quiet: bool) -> tuple[Outcome, Path | None]:
+    """Run what is missing and write the boards; returns every trial's record, and the board to look at, None where
+    none could be written, of which the outcome tells."""
     outcome = execute(plan, quiet=quiet)
-    return outcome, boards.write(Store(Path(plan.results)))
+    try:
+        return outcome, boards.write(Store(Path(plan.results)))
+    except OSError as error:
+        outcome.problem = f"boards not written: {error.strerror or error}"
+        return outcome, None
 
 
 def preview(plan: Plan, as_json: bool) -> str:

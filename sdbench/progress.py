@@ -65,16 +65,19 @@ class Monitor:
     def _curve(self, w: Watched) -> list[str]:
         path = w.folder / "curve.jsonl"
         try:
-            size = path.stat().st_size
+            size = path.stat().st_size if path.is_file() else 0
         except OSError:
             return []
         if size < w.offset:  # cut back on resume
             w.offset = 0
         if size == w.offset:
             return []
-        with path.open("rb") as file:
-            file.seek(w.offset)
-            block = file.read()
+        try:
+            with path.open("rb") as file:
+                file.seek(w.offset)
+                block = file.read()
+        except OSError:
+            return []
         complete = block[: block.rfind(b"\n") + 1]
         w.offset += len(complete)
         told = []

@@ -230,7 +230,8 @@ class TrialResult(Record):
     is shown. baseline: the method that gains are counted from. resumes: the epochs (from 0) at which a later
     process took the trial up again. num_classes: of the data set; None in older records and where the trial ended
     before its data were opened. checksums: SHA-256 of the files beside it, and of this record itself under
-    "trial.json".
+    "trial.json". resumable: it ended for want of disk space or the like, which is no result: the same command takes it
+    up again.
     """
 
     schema_version: Annotated[int, Field(ge=1)] = SCHEMA_VERSION
@@ -251,6 +252,12 @@ class TrialResult(Record):
     epochs_done: Count = 0
     num_classes: Count | None = None
     checksums: dict[str, str] = {}
+    resumable: bool = False
+
+    @property
+    def final(self) -> bool:
+        """Whether the same command leaves the trial alone: it ended by itself, well or not."""
+        return self.status != "interrupted" and not self.resumable
 
 
 class Options(Record):

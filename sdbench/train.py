@@ -8,6 +8,7 @@ score is also given after temperature scaling.
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,13 +23,16 @@ from sdbench.assembly import open_session
 from sdbench.errors import TrialInterrupted
 from sdbench.evaluate import evaluate
 from sdbench.method import Terms
+from sdbench.outcomes import conclude, explain, is_out_of_memory, provenance
 from sdbench.schedule import learning_rate
 from sdbench.session import Session
-from sdbench.spec import Cost, Metrics, Options, Pairing, Provenance, Scaled, Status, StepKind, Trial, TrialResult
-from sdbench.store import Store, append_line, write_curve
+from sdbench.spec import Cost, Metrics, Options, Pairing, Scaled, Status, StepKind, Trial, TrialResult
+from sdbench.store import Store, WriteProblem, append_line, write_curve
 from sdbench.temperature import rescore
 
 CLOCKS = ("train_s", "process_s", "eval_s", "setup_s")
+
+BEGUN = "started and not finished"
 
 GRADIENT_DEADLINE = 10
 """Steps within which every auxiliary parameter must have had a gradient."""
@@ -70,24 +74,31 @@ def run_trial(
     *,
     stop: Callable[[], bool] = lambda: False,
     opener: Opener = open_session,
+    anew: str = "",
 ) -> TrialResult:
     """Train one trial, or finish it from its newest checkpoint, and write its record.
 
     Every outcome that Python can see becomes a record: ok, nan, oom, failed, interrupted. ``stop`` is
     asked before each step; when it says True the trial ends as interrupted, its checkpoint kept.
     ``opener`` builds the session; the conformance checks give one that needs no data set on disk.
+    anew: when a finished trial was started that is to be run again; its own checkpoints are not gone on from.
+    WriteProblem where not even the record can be written.
     """
     folder = store.folder(trial.spec, trial.id)
     progress = Progress(started=environment.now())
     session: Session | None = None
     status: Status = "ok"
-    reason, scores = "", Scores()
+    reason, scores, resumable = "", Scores(), False
     try:
-        store.write(_record(trial, options, progress, "interrupted", "started and not finished"), "started.json")
+        earlier = None if anew else store.started(trial)
+        if earlier is None:
+            store.write(_record(trial, options, progress, "interrupted", BEGUN), "started.json")
         began = time.perf_counter()
         session = opener(trial, store, options)
         session.choose_step(_step_kind(options, session))
-        _resume(session, progress, folder)
+        _resume(session, progress, folder, anew, earlier)
+        if progress.resumes:
+            store.write(_record(trial, options, progress, "interrupted", BEGUN), "started.json")
         progress.clocks["setup_s"] += time.perf_counter() - began
         scores = _train(session, progress, folder, options, stop)
     except TrialInterrupted as error:
@@ -96,14 +107,15 @@ def run_trial(
         status, reason = "nan", str(error)
     except MemoryError as error:
         status, reason = "oom", f"out of memory: {error}"
-    except Exception as error:  # a plug-in may raise anything; the trial becomes a row that says so
+    except WriteProblem as error:
+        status, reason, resumable = "failed", f"{error.strerror}: {Path(error.filename).name} was not written", True
+    except BaseException as error:  # a plug-in may raise anything; the trial becomes a row that says so
+        if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            raise  # a Ctrl-C, which the process of a trial ignores
         status = "oom" if is_out_of_memory(error) else "failed"
         reason = explain(error)
-    result = _record(trial, options, progress, status, reason, session, scores)
-    store.write(result)
-    if status != "interrupted" and not options.keep_checkpoints:
-        checkpoint.remove(folder / "checkpoint")
-    return result
+    result = _record(trial, options, progress, status, reason, session, scores, resumable)
+    return conclude(store, result, options, progress.curve)
 
 
 def _step_kind(options: Options, session: Session) -> StepKind:
@@ -135,7 +147,11 @@ def _train(session: Session, progress: Progress, folder: Path, options: Options,
         progress.curve.append(line)
         progress.epoch = epoch + 1
         _save(session, progress, folder)
-        append_line(folder / "curve.jsonl", line)
+        if epoch == 0:  # until here, a finished trial that is run again has all its files
+            write_curve(folder / "curve.jsonl", progress.curve)
+            kept.cut_back(folder, 1)
+        else:
+            append_line(folder / "curve.jsonl", line)
     began = time.perf_counter()
     logits, labels = scored or session.test_logits()  # None where the checkpoint was at the last epoch
     held_out = session.validation_logits()
@@ -192,18 +208,29 @@ def _save(session: Session, progress: Progress, folder: Path) -> None:
     checkpoint.save(folder / "checkpoint", progress.epoch, state)
 
 
-def _resume(session: Session, progress: Progress, folder: Path) -> None:
-    """Continue from the newest checkpoint and cut the curve back to it; otherwise start clean."""
+def _resume(
+    session: Session, progress: Progress, folder: Path, anew: str = "", earlier: TrialResult | None = None
+) -> None:
+    """Continue from the newest checkpoint and cut the curve back to it; otherwise start clean.
+
+    anew: as in ``run_trial``. earlier: what the process before this one wrote when it started, for the resumes that no
+    checkpoint holds because their epoch was not finished.
+    """
     state = checkpoint.load(folder / "checkpoint")
     if state is not None and state["session"].get("device", session.device.type) != session.device.type:
         state = None  # streams of random numbers differ between devices: nothing to go on from
+    if state is not None and anew and state["progress"]["started"] == anew:
+        state = None
     if state is not None and state["trial_id"] == session.trial_id:
         session.restore(state["session"])
         for key, value in state["progress"].items():
             setattr(progress, key, value)
+        if earlier is not None and earlier.provenance.started == progress.started:
+            progress.resumes = max(progress.resumes, list(earlier.resumes), key=len)
         progress.resumes.append(progress.epoch)
-    write_curve(folder / "curve.jsonl", progress.curve)
-    kept.cut_back(folder, progress.epoch)
+    if state is not None or not anew:
+        write_curve(folder / "curve.jsonl", progress.curve)
+        kept.cut_back(folder, progress.epoch)
 
 
 def _record(
@@ -214,6 +241,7 @@ def _record(
     reason: str,
     session: Session | None = None,
     scores: Scores = Scores(),
+    resumable: bool = False,
 ) -> TrialResult:
     pairing = Pairing(**progress.pairing) if progress.pairing else None
     return TrialResult(
@@ -232,6 +260,7 @@ def _record(
         resumes=tuple(progress.resumes),
         epochs_done=progress.epoch,
         num_classes=session.data.num_classes if session else None,
+        resumable=resumable,
     )
 
 
@@ -253,36 +282,3 @@ def _cost(session: Session, progress: Progress) -> Cost:
         step=step,
         step_reason=step_reason,
     )
-
-
-def provenance(options: Options, device: torch.device | None, started: str) -> Provenance:
-    """Where a record of this process comes from."""
-    commit, dirty = environment.source_commit()
-    cuda = device is not None and device.type == "cuda"
-    return Provenance(
-        versions=environment.versions(),
-        device=environment.device_name(device) if device else "none",
-        driver=environment.driver_version() if cuda else "",
-        cpu=environment.cpu_model(),
-        commit=commit,
-        dirty=dirty,
-        command=options.command,
-        started=started,
-        finished=environment.now(),
-    )
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch says that memory ran out, on a GPU or on the host."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def explain(error: BaseException) -> str:
-    """The error and the innermost place of the traceback, without the folders it lies in."""
-    frame = error.__traceback__
-    while frame and frame.tb_next:
-        frame = frame.tb_next
-    where = ""
-    if frame:
-        where = f" ({Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno})"
-    return f"{type(error).__name__}: {error}{where}"
