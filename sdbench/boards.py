@@ -20,6 +20,7 @@ from sdbench.comparison_records import METRICS, Comparison
 from sdbench.comparison_text import FORMATS, outcome_text, render_comparison
 from sdbench.cost import archive
 from sdbench.cost.archive import Profiles
+from sdbench.durable import sweep
 from sdbench.errors import UserError, unknown
 from sdbench.leaderboard import build_board
 from sdbench.leaderboard_formats import SUFFIXES, render, write_boards
@@ -216,6 +217,7 @@ def _alone(root: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # a folder that cannot be written needs no lock
             stack.enter_context(Store(root).lock(root))
+            sweep(root, "leaderboard.")
         yield
 
 

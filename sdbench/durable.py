@@ -122,11 +122,12 @@ def temporaries(folder: Path) -> list[Path]:
     return sorted(p for p in found if p.is_file() and not p.is_symlink())
 
 
-def sweep(folder: Path) -> None:
-    """Delete the temporaries of a folder whose lock the caller holds."""
+def sweep(folder: Path, name: str = "") -> None:
+    """Delete the temporaries of a folder, those of files whose name begins with ``name``; the caller holds its lock."""
     for path in temporaries(folder):
-        with contextlib.suppress(OSError):
-            path.unlink()
+        if path.name.startswith(f".{name}"):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def set_aside(path: Path) -> None:
