@@ -85,9 +85,7 @@ def test_kill_at_a_random_moment(
         if moment < 3:  # planning
             time.sleep(delay * 10 * moment)
         elif moment < 6:  # start of the trial
-            faults.wait_for(
-                lambda: list(world.results.glob("trials/*/*/*/*/started.json")) or process.poll() is not None
-            )
+            faults.reach(process, lambda: list(world.results.glob("trials/*/*/*/*/started.json")))
         elif moment < 17:  # training, two moments an epoch and more
             wanted = (moment - 6) // 2
             faults.reach(process, lambda: len(world.journal_lines()) > wanted)
@@ -170,9 +168,7 @@ def test_a_kill_while_a_trial_is_run_again_loses_nothing(
         before = len(world.journal_lines())
         process = world.start("--rerun", "all")
         try:
-            faults.wait_for(
-                lambda b=before, w=wanted: len(world.journal_lines()) >= b + w or process.poll() is not None
-            )
+            faults.reach(process, lambda n=before + wanted: len(world.journal_lines()) >= n)
             kill(process, world, "all")
         finally:
             process.kill()
