@@ -135,6 +135,11 @@ def _teacher(spec: TrialSpec, store: Store, dataset: data.DataSet, device: torch
         raise UserError(
             f"the teacher's weights (trial {spec.teacher}) are missing; run its trial again with weights kept"
         )
+    if not store.teaches(spec.teacher):
+        raise UserError(
+            f"the teacher's weights (trial {spec.teacher}) are not those that were recorded; run the command again, "
+            "which trains it anew"
+        )
     name = read_result(weights.with_name("trial.json")).spec.network
     network = models.build(name, dataset.num_classes, dataset.image_size)
     network.load_state_dict(safetensors.torch.load_file(weights))

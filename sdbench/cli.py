@@ -25,6 +25,7 @@ from sdbench.cli_options import (
     Text,
     answers,
     given,
+    open_streams,
     show_answer,
 )
 from sdbench.terminal import say
@@ -229,4 +230,5 @@ for _part in (cli_care.part, cli_cost.part, cli_evidence.part, cli_tune.part):
 
 def main() -> None:
     """Entry point of the command ``sdbench``."""
+    open_streams()
     app()

@@ -87,7 +87,7 @@ class Monitor:
     def _curve(self, w: Watched) -> list[str]:
         path = w.folder / "curve.jsonl"
         try:
-            size = path.stat().st_size
+            size = path.stat().st_size if path.is_file() else 0
         except OSError:
             return []
         if size < w.offset:  # cut back on resume

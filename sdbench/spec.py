@@ -249,7 +249,8 @@ class TrialResult(Record):
     before its data were opened. rescored_from: where ``sdbench rescore`` renewed the metrics, the checksum that the
     record had before. validation_top1: of a search trial, on the held-out images after the last epoch. tuned: under
     protocol ``tuned``, what the search found. checksums: SHA-256 of the files beside it, and of this record itself
-    under "trial.json".
+    under "trial.json". resumable: it ended for want of disk space or the like, which is no result: the same command
+    takes it up again.
     """
 
     schema_version: Annotated[int, Field(ge=1)] = SCHEMA_VERSION
@@ -273,6 +274,12 @@ class TrialResult(Record):
     validation_top1: Fraction | None = None
     tuned: Tuned | None = None
     checksums: dict[str, str] = {}
+    resumable: bool = False
+
+    @property
+    def final(self) -> bool:
+        """Whether the same command leaves the trial alone: it ended by itself, well or not."""
+        return self.status != "interrupted" and not self.resumable
 
 
 class Options(Record):

@@ -8,6 +8,7 @@ score is also given after temperature scaling.
 from __future__ import annotations
 
 import math
+import signal
 import time
 import warnings
 from collections.abc import Callable
@@ -23,15 +24,17 @@ from sdbench.assembly import open_session
 from sdbench.errors import TrialInterrupted
 from sdbench.evaluate import evaluate
 from sdbench.method import Terms
-from sdbench.outcomes import explain, is_out_of_memory
+from sdbench.outcomes import conclude, explain, is_out_of_memory, provenance
 from sdbench.schedule import learning_rate
 from sdbench.session import Session
-from sdbench.spec import Cost, Metrics, Options, Pairing, Provenance, Scaled, Status, StepKind, Trial, TrialResult
-from sdbench.store import Store, append_line, write_curve
+from sdbench.spec import Cost, Metrics, Options, Pairing, Scaled, Status, StepKind, Trial, TrialResult
+from sdbench.store import Store, WriteProblem, append_line, write_curve
 from sdbench.temperature import rescore
 from sdbench.workers import ALONE, PeerLost, Workers
 
 CLOCKS = ("train_s", "process_s", "eval_s", "setup_s")
+
+BEGUN = "started and not finished"
 
 GRADIENT_DEADLINE = 10
 """Steps within which every auxiliary parameter must have had a gradient."""
@@ -76,6 +79,7 @@ def run_trial(
     stop: Callable[[], bool] = lambda: False,
     opener: Opener = open_session,
     workers: Workers = ALONE,
+    anew: str = "",
 ) -> TrialResult:
     """Train one trial, or finish it from its newest checkpoint, and write its record.
 
@@ -84,19 +88,24 @@ def run_trial(
     ``opener`` builds the session; the conformance checks give one that needs no data set on disk.
     ``workers``: the processes of the trial, each of which calls this. The first one writes the record, another only
     that of its own failure. Raises PeerLost where one of them is gone.
+    anew: when a finished trial was started that is to be run again; its own checkpoints are not gone on from.
+    WriteProblem where not even the record can be written.
     """
     folder = store.folder(trial.spec, trial.id)
     progress = Progress(started=environment.now())
     session: Session | None = None
     status: Status = "ok"
-    reason, scores = "", Scores()
+    reason, scores, resumable = "", Scores(), False
     try:
-        if workers.leads:
-            store.write(_record(trial, options, progress, "interrupted", "started and not finished"), "started.json")
+        earlier = None if anew else store.started(trial)
+        if earlier is None and workers.leads:
+            store.write(_record(trial, options, progress, "interrupted", BEGUN), "started.json")
         began = time.perf_counter()
         session = opener(trial, store, options, workers)
         session.choose_step(_step_kind(options, session))
-        _resume(session, progress, folder)
+        _resume(session, progress, folder, anew, earlier)
+        if progress.resumes and workers.leads:
+            store.write(_record(trial, options, progress, "interrupted", BEGUN), "started.json")
         progress.clocks["setup_s"] += time.perf_counter() - began
         scores = _train(session, progress, folder, options, stop)
     except PeerLost:
@@ -107,18 +116,19 @@ def run_trial(
         status, reason = "nan", str(error)
     except MemoryError as error:
         status, reason = "oom", f"out of memory: {error}"
-    except Exception as error:  # a plug-in may raise anything; the trial becomes a row that says so
+    except WriteProblem as error:
+        status, reason, resumable = "failed", f"{error.strerror}: {Path(error.filename).name} was not written", True
+    except BaseException as error:  # a plug-in may raise anything; the trial becomes a row that says so
+        if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            raise  # a Ctrl-C, which the process of a trial ignores
         status = "oom" if is_out_of_memory(error) else "failed"
         reason = explain(error)
-    result = _record(trial, options, progress, status, reason, session, scores)
+    result = _record(trial, options, progress, status, reason, session, scores, resumable)
     if not (workers.leads or status in ("failed", "oom")):
         return result
-    store.write(result)
-    if status != "interrupted" and not options.keep_checkpoints:
-        checkpoint.remove(folder / "checkpoint")
-        if session is not None:
-            session.rows.remove()
-    return result
+    if result.final and not options.keep_checkpoints and session is not None:
+        session.rows.remove()
+    return conclude(store, result, options, progress.curve)
 
 
 def _step_kind(options: Options, session: Session) -> StepKind:
@@ -223,25 +233,39 @@ def _save(session: Session, progress: Progress, folder: Path) -> None:
     state = {"trial_id": session.trial_id, "progress": vars(progress), "session": session.state()}
     if session.workers.leads:
         checkpoint.save(folder / "checkpoint", progress.epoch, state)
-        append_line(folder / "curve.jsonl", progress.curve[-1])
+        if progress.epoch == 1:  # until here, a finished trial that is run again has all its files
+            write_curve(folder / "curve.jsonl", progress.curve)
+            kept.cut_back(folder, 1)
+        else:
+            append_line(folder / "curve.jsonl", progress.curve[-1])
         session.rows.retire()
 
 
-def _resume(session: Session, progress: Progress, folder: Path) -> None:
-    """Continue from the newest checkpoint and cut the curve back to it; otherwise start clean."""
+def _resume(
+    session: Session, progress: Progress, folder: Path, anew: str = "", earlier: TrialResult | None = None
+) -> None:
+    """Continue from the newest checkpoint and cut the curve back to it; otherwise start clean.
+
+    anew: as in ``run_trial``. earlier: what the process before this one wrote when it started, for the resumes that no
+    checkpoint holds because their epoch was not finished.
+    """
     state = checkpoint.load(folder / "checkpoint")
     if state is not None and state["session"].get("device", session.device.type) != session.device.type:
         state = None  # streams of random numbers differ between devices: nothing to go on from
     if state is not None and (problem := session.rows.problem(state["session"].get("rows", {}))):
         warnings.warn(f"the checkpoint cannot be gone on from ({problem}); training starts again", stacklevel=2)
         state = None
+    if state is not None and anew and state["progress"]["started"] == anew:
+        state = None
     if state is not None and state["trial_id"] == session.trial_id:
         session.restore(state["session"])
         for key, value in state["progress"].items():
             setattr(progress, key, value)
+        if earlier is not None and earlier.provenance.started == progress.started:
+            progress.resumes = max(progress.resumes, list(earlier.resumes), key=len)
         progress.resumes.append(progress.epoch)
     session.joiner.refuse_differences(progress.epoch)
-    if session.workers.leads:
+    if session.workers.leads and (state is not None or not anew):
         write_curve(folder / "curve.jsonl", progress.curve)
         kept.cut_back(folder, progress.epoch)
 
@@ -254,6 +278,7 @@ def _record(
     reason: str,
     session: Session | None = None,
     scores: Scores = Scores(),
+    resumable: bool = False,
 ) -> TrialResult:
     pairing = Pairing(**progress.pairing) if progress.pairing else None
     return TrialResult(
@@ -274,6 +299,7 @@ def _record(
         resumes=tuple(progress.resumes),
         epochs_done=progress.epoch,
         num_classes=session.data.num_classes if session else None,
+        resumable=resumable,
     )
 
 
@@ -294,23 +320,4 @@ def _cost(session: Session, progress: Progress) -> Cost:
         timing_problems=problems,
         step=step,
         step_reason=step_reason,
-    )
-
-
-def provenance(options: Options, device: torch.device | None, started: str) -> Provenance:
-    """Where a record of this process comes from."""
-    commit, dirty = environment.source_commit()
-    cuda = device is not None and device.type == "cuda"
-    return Provenance(
-        versions=environment.versions(),
-        device=environment.device_name(device) if device else "none",
-        driver=environment.driver_version() if cuda else "",
-        cpu=environment.cpu_model(),
-        commit=commit,
-        dirty=dirty,
-        command=options.command,
-        config=options.config,
-        origins=options.origins,
-        started=started,
-        finished=environment.now(),
     )
