@@ -16,17 +16,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from sdbench.bounded import open_plain, read_plain
+from sdbench.curve_file import read_curve, write_curve
 from sdbench.durable import (
     WriteProblem,
     append_line,
@@ -45,9 +44,6 @@ from sdbench.trial_folder import EPOCH_LOGITS, component, make_way, nested
 MAX_RECORD_BYTES = 16 * 2**20
 MAX_RECORD_VALUES = 100_000
 """Commas in a record's text: a bound of what reading it can take, which bytes alone do not give."""
-
-MAX_CURVE_BYTES, MAX_CURVE_LINES, MAX_LINE_BYTES, MAX_CURVE_TEXT = 32 * 2**20, 100_001, 2**16, 1000
-"""Of a curve: a recipe has at most 100,000 epochs, a line of each some hundred bytes."""
 
 _ZERO = "0" * 64
 
@@ -144,50 +140,6 @@ def _refuse_newer(version: int, newest: int) -> None:
 def read_result(path: Path) -> TrialResult:
     """Read and check one trial's record, as ``read_sealed`` does."""
     return read_sealed(path, TrialResult, SCHEMA_VERSION)
-
-
-def read_curve(path: Path) -> list[dict[str, Any]]:
-    """The lines of a curve; a torn last line, as a kill leaves it, is dropped, as is all from a damaged one on.
-    Empty where no plain file of a bounded size can be read."""
-    lines: list[dict[str, Any]] = []
-    try:
-        text = read_plain(path, MAX_CURVE_BYTES)
-    except OSError:
-        return lines
-    for line in text.split(b"\n", MAX_CURVE_LINES)[:MAX_CURVE_LINES]:
-        value = curve_line(line)
-        if value is None:
-            break
-        lines.append(value)
-    return lines
-
-
-def curve_line(line: bytes) -> dict[str, Any] | None:
-    """One line of a curve: numbers and short texts by name, ``terms`` likewise one level down. None for another one."""
-    try:
-        value = json.loads(line, parse_constant=_no_number) if len(line) <= MAX_LINE_BYTES else None
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) and _flat(value) else None
-
-
-def _flat(values: dict[str, Any], inner: bool = False) -> bool:
-    return all(
-        isinstance(v, int | None)
-        or (isinstance(v, float) and math.isfinite(v))
-        or (isinstance(v, str) and len(v) <= MAX_CURVE_TEXT)
-        or (isinstance(v, dict) and not inner and _flat(v, inner=True))
-        for v in values.values()
-    )
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number of JSON")
-
-
-def write_curve(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Replace a whole curve, as resume does when it cuts back to the checkpoint."""
-    write_atomic(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
 
 
 class Store:
