@@ -21,7 +21,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -36,6 +36,9 @@ OBJECT_STORE_BYTES = 80 * 2**20  # trials read their data themselves
 
 NODE_FAILURES = 10
 """How often a trial may lose its node or its supervisor. Its own failures are counted by the supervisor."""
+
+ROUNDS = 3
+"""How often trials that lost that many are handed to Tune, which forgets earlier losses each time."""
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -71,6 +74,8 @@ class _Running:
 
     stop: Event
     halt: Any = None
+    vacancy: ray_cluster.Vacancy | None = None
+    given_up: dict[int, str] = field(default_factory=dict)
 
 
 _running: _Running | None = None
@@ -89,17 +94,17 @@ def run(jobs: list[Job], resources: Resources, stop: Event, work: Work = supervi
     with _silence():
         if address is None:
             with _own(resources):
-                _fit(Errand(payload, work), resources, stop, None)
+                _rounds(Errand(payload, work), resources, stop, None)
             return
         with _joined(address), ray_cluster.place(jobs, resources.cpus_per_trial, _share(resources)) as place:
-            _fit(Errand(payload, work, place, ray_cluster.start_halt()), resources, stop, place.folder)
+            _rounds(Errand(payload, work, place, ray_cluster.start_halt()), resources, stop, place.folder)
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Ray's reports and banners stay out of the command's output."""
     for name in ("ray", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is told in this command's own words
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
@@ -180,8 +185,26 @@ def _limit(resources: Resources, share: float) -> int | None:
     return max(1, min(limits)) if limits else None
 
 
-def _fit(errand: Errand, resources: Resources, stop: Event, folder: str | None) -> None:
-    """Hand all jobs to Tune. folder: for Tune's own files, where every node sees them; None for a temporary one."""
+def _rounds(errand: Errand, resources: Resources, stop: Event, folder: str | None) -> None:
+    """Hand all jobs to Tune, and those that it gave up again."""
+    left = list(range(len(errand.jobs)))
+    given_up: dict[int, str] = {}
+    for number in range(ROUNDS):
+        if left and not stop.is_set():
+            given_up = _fit(errand, left, resources, stop, folder, f"run{number}")
+            left = list(given_up)
+    for reason in sorted(set(given_up.values())):
+        count = sum(each == reason for each in given_up.values())
+        print(f"note: {count} trial(s) given up, since their workers died again and again: {reason}", file=sys.stderr)
+
+
+def _fit(
+    errand: Errand, left: list[int], resources: Resources, stop: Event, folder: str | None, name: str
+) -> dict[int, str]:
+    """Hand the jobs with these numbers to Tune; returns why it gave some of them up.
+
+    folder: for Tune's own files, where every node sees them; None for a temporary one.
+    """
     global _running
     from ray import tune
 
@@ -191,7 +214,7 @@ def _fit(errand: Errand, resources: Resources, stop: Event, folder: str | None) 
     with tempfile.TemporaryDirectory(prefix="sdbench-tune-") as scratch:
         tuner = tune.Tuner(
             trial,
-            param_space={"job": tune.grid_search(list(range(len(errand.jobs))))},
+            param_space={"job": tune.grid_search(left)},
             tune_config=tune.TuneConfig(
                 reuse_actors=True,
                 max_concurrent_trials=_limit(resources, share) if folder else None,
@@ -199,16 +222,18 @@ def _fit(errand: Errand, resources: Resources, stop: Event, folder: str | None) 
                 trial_dirname_creator=_name,
             ),
             run_config=tune.RunConfig(
-                name="run",
+                name=name,
                 storage_path=folder or scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=NODE_FAILURES),
                 callbacks=[_callback()],
             ),
         )
-        _running = _Running(stop, errand.halt)
+        vacancy = ray_cluster.Vacancy(resources.cpus_per_trial, share) if folder else None
+        _running = _Running(stop, errand.halt, vacancy)
         with contextlib.suppress(Halted):
             tuner.fit()
+        return _running.given_up
 
 
 def _callback() -> Any:
@@ -222,6 +247,11 @@ def _callback() -> Any:
 
             ray_tune.halt_if_asked()
 
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            from sdbench.engine import ray_tune
+
+            ray_tune.give_up(trial.config["job"], trial.error_file)
+
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             # Running means of everything that was reported: most of what Tune remembers of a finished trial.
             trial.run_metadata.metric_analysis.clear()
@@ -232,12 +262,23 @@ def _callback() -> Any:
 
 def halt_if_asked() -> None:
     """Raise Halted, after telling the trials, once the command was asked to stop."""
+    if _running is not None and _running.vacancy is not None:
+        _running.vacancy.tell()
     if _running is not None and _running.stop.is_set():
         if _running.halt is None:
             _ask_trials_to_stop()
         else:
             ray_cluster.halt_all(_running.halt)
         raise Halted
+
+
+def give_up(job: int, told: str | None) -> None:
+    """Remember a job that Tune will not try again, and the end of the file in which it says why."""
+    reason = "no reason is known"
+    with contextlib.suppress(OSError):
+        reason = ray_cluster.last_line(Path(told).read_text(errors="replace")) if told else reason
+    if _running is not None:
+        _running.given_up[job] = reason
 
 
 def _ask_trials_to_stop() -> None:
