@@ -59,8 +59,8 @@ def connect(address: str, staged: Path, **common: Any) -> None:
         ray.init(address=address, runtime_env=environment, **common)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise EnvironmentProblem(
-            f"--address {address}: no Ray cluster answers there as it should ({last_line(str(error))}); see `ray status`, "
-            "and where the cluster asks for a token, RAY_AUTH_MODE=token must be set here too"
+            f"--address {address}: no Ray cluster answers there as it should ({last_line(str(error))}); see "
+            "`ray status`, and where the cluster asks for a token, RAY_AUTH_MODE=token must be set here too"
         ) from error
 
 
