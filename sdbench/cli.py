@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sdbench import cli_cost, cli_evidence
+from sdbench import cli_care, cli_cost, cli_evidence, cli_tune
 from sdbench.cli_options import (
     Datasets,
     Json,
@@ -25,8 +25,10 @@ from sdbench.cli_options import (
     Text,
     answers,
     given,
+    open_streams,
     show_answer,
 )
+from sdbench.terminal import say
 
 app = typer.Typer(
     name="sdbench",
@@ -44,7 +46,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from sdbench.doctor import version_line
 
-        typer.echo(version_line())
+        say(version_line())
         raise typer.Exit
 
 
@@ -66,9 +68,11 @@ def run(
     num_seeds: Annotated[Text, typer.Option(help="seeds 0 to N-1")] = None,
     protocol: Annotated[Text, typer.Option(help="fixed, holdout or demo; see: sdbench list protocols")] = None,
     epochs: Annotated[Text, typer.Option(help="instead of the protocol's")] = None,
+    limit_steps: Annotated[Text, typer.Option(help="smoke test: one epoch (--epochs) of N steps, never ranked")] = None,
     batch_size: Annotated[Text, typer.Option("--batch-size", "-b", help="labelled images per step")] = None,
     lr: Annotated[Text, typer.Option(help="peak learning rate")] = None,
     weight_decay: Annotated[Text, typer.Option(help="on every parameter")] = None,
+    augment: Annotated[Text, typer.Option(help="basic, cutout or trivialaugment: beyond crops and flips")] = None,
     precision: Annotated[Text, typer.Option(help="bf16 (autocast) or fp32")] = None,
     threads: Annotated[Text, typer.Option(help="CPU threads per trial")] = None,
     image_size: Annotated[Text, typer.Option(help="side in pixels, where the data set offers more than one")] = None,
@@ -79,16 +83,20 @@ def run(
     device: Annotated[Text, typer.Option(help="auto, cpu or cuda")] = None,
     gpus: Annotated[Text, typer.Option(help="GPUs to use: all or a number")] = None,
     per_gpu: Annotated[Text, typer.Option(help="trials per GPU at once; above 1 timings do not count")] = None,
+    gpus_per_trial: Annotated[Text, typer.Option(help="GPUs, or processes, that share each batch of a trial")] = None,
     cpus: Annotated[Text, typer.Option(help="CPUs to use")] = None,
     cpus_per_trial: Annotated[Text, typer.Option(help="CPUs that a trial occupies")] = None,
+    jobs: Annotated[Text, typer.Option("--jobs", "-j", help="trials at once, at most")] = None,
     address: Annotated[Text, typer.Option(help="an existing Ray cluster")] = None,
     timeout: Annotated[Text, typer.Option(help="limit per trial: 90, 15m, 6h")] = None,
+    budget: Annotated[Text, typer.Option(help="limit of all trials together: 6h, 40gpu-h, 30cpu-h")] = None,
     max_failures: Annotated[Text, typer.Option(help="restarts of a trial whose process dies")] = None,
-    workers: Annotated[Text, typer.Option(help="decoding processes of a streamed data set")] = None,
+    workers: Annotated[Text, typer.Option(help="processes that decode images; default: spare CPUs")] = None,
+    state: Annotated[Text, typer.Option(help="memories of every image: auto, memory or disk")] = None,
     compile_: Annotated[Text, typer.Option("--compile", help="auto, off or graph (GPU): how steps run")] = None,
     eval_every: Annotated[Text, typer.Option(help="log test accuracy every N epochs; 0 never")] = None,
     keep_logits: Annotated[Text, typer.Option(help="every:N: test-set logits every N epochs too")] = None,
-    rerun: Annotated[Text, typer.Option(help="none, failed or all")] = None,
+    rerun: Annotated[Text, typer.Option(help="none, failed, stale (only these) or all")] = None,
     baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="always add ce")] = True,
     iso_cost: Annotated[bool, typer.Option("--iso-cost", help=ISO_COST)] = False,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="after the trial is done")] = False,
@@ -97,6 +105,7 @@ def run(
     logits: Annotated[bool, typer.Option("--logits/--no-logits", help="keep test-set logits")] = True,
     config: Annotated[Text, typer.Option("--config", "-C", help="TOML file with these options as keys")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="say what would run, and stop")] = False,
+    show_config: Annotated[bool, typer.Option("--show-config", help="every value and its origin, and stop")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -104,13 +113,15 @@ def run(
 
     Without arguments: the six core methods on the embedded data set glyphs, two seeds.
     """
-    flags = given(dict(locals()), "config", "dry_run", "quiet", "as_json")
+    flags = given(dict(locals()), "config", "dry_run", "show_config", "quiet", "as_json")
     _switches(flags, True, "baseline", "weights", "logits")
     _switches(flags, False, "iso_cost", "keep_checkpoints", "temperature_scaling")
     with answers():
         from sdbench import commands
 
-        code = commands.run(flags, config, sys.argv[1:], dry_run=dry_run, quiet=quiet, as_json=as_json)
+        code = commands.run(
+            flags, config, sys.argv[1:], dry_run=dry_run, show_config=show_config, quiet=quiet, as_json=as_json
+        )
     raise typer.Exit(code)
 
 
@@ -165,7 +176,7 @@ def leaderboard(
         wanted = "json" if as_json else format_ or "text"
         chosen = boards.Filter.read(methods, dataset, model, protocol)
         text, code = boards.leaderboard(results or "results", wanted, chosen, published=published)
-        typer.echo(text, nl=not text.endswith("\n"))
+        say(text, nl=not text.endswith("\n"))
     raise typer.Exit(code)
 
 
@@ -194,7 +205,7 @@ def doctor(
         from sdbench import doctor as examination
 
         facts = examination.examine(results or "results", data_dir)
-        typer.echo(examination.render(facts, as_json))
+        say(examination.render(facts, as_json))
     raise typer.Exit(3 if any(fact.level == "FAIL" for fact in facts) else 0)
 
 
@@ -209,13 +220,15 @@ def show(
         from sdbench import boards
 
         text = boards.show(results or "results", trial, as_json)
-        typer.echo(text)
+        say(text)
 
 
-for _part in (cli_cost.part, cli_evidence.part):
+app.command("plan")(cli_care.planning(run))
+for _part in (cli_care.part, cli_cost.part, cli_evidence.part, cli_tune.part):
     app.registered_commands += _part.registered_commands
 
 
 def main() -> None:
     """Entry point of the command ``sdbench``."""
+    open_streams()
     app()

@@ -15,10 +15,14 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, TextIO
 
+from sdbench.bounded import open_plain
 from sdbench.spec import Trial
 from sdbench.store import DamagedRecord, Store, read_result
+from sdbench.terminal import visible
 
 POLL_S = 0.5
+MOST_AT_ONCE = 2**20
+"""Bytes of a curve that are read between two looks."""
 
 
 @dataclass
@@ -49,12 +53,20 @@ class Monitor:
     """Follows trials by their files. ``poll`` returns the lines worth telling since the last time."""
 
     def __init__(self, trials: Sequence[Trial], store: Store) -> None:
-        self.watched = [Watched(trial, store.folder(trial.spec, trial.id)) for trial in trials]
-        self._before = {id(w): _stamp(w.folder / "trial.json") for w in self.watched}
-        self._started = {id(w): _stamp(w.folder / "started.json") for w in self.watched}
+        self.watched: list[Watched] = []
+        self._before: dict[int, int] = {}
+        self._started: dict[int, int] = {}
         self._open: dict[Path, list[Watched]] = {}
-        for w in self.watched:
-            self._open.setdefault(w.folder.parent, []).append(w)
+        for trial in trials:
+            self.watch(trial, store)
+
+    def watch(self, trial: Trial, store: Store, *, begun: bool = False) -> None:
+        """Follow a trial from now on. begun: it began while this command ran, so that what there is is news."""
+        w = Watched(trial, store.folder(trial.spec, trial.id))
+        self._before[id(w)] = 0 if begun else _stamp(w.folder / "trial.json")
+        self._started[id(w)] = 0 if begun else _stamp(w.folder / "started.json")
+        self.watched.append(w)
+        self._open.setdefault(w.folder.parent, []).append(w)
 
     def poll(self) -> list[str]:
         """Looks into the folders that are there, of trials that are not done: cheap with thousands of trials too."""
@@ -75,16 +87,19 @@ class Monitor:
     def _curve(self, w: Watched) -> list[str]:
         path = w.folder / "curve.jsonl"
         try:
-            size = path.stat().st_size
+            size = path.stat().st_size if path.is_file() else 0
         except OSError:
             return []
         if size < w.offset:  # cut back on resume
             w.offset = 0
         if size == w.offset:
             return []
-        with path.open("rb") as file:
-            file.seek(w.offset)
-            block = file.read()
+        try:
+            with open_plain(path) as file:
+                file.seek(w.offset)
+                block = file.read(MOST_AT_ONCE)
+        except OSError:
+            return []
         complete = block[: block.rfind(b"\n") + 1]
         w.offset += len(complete)
         told = []
@@ -97,13 +112,14 @@ class Monitor:
             values: dict[str, Any] = json.loads(line)
             w.epoch = int(values["epoch"]) + 1
             w.images_per_s = float(values["images_per_s"])
-        except (ValueError, KeyError, TypeError):
+            top1 = float(values["top1"]) if "top1" in values else None
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return []
         if w.first_seen is None:
             w.first_seen, w.first_epoch, w.status = time.monotonic(), w.epoch, "running"
-        if "top1" not in values:
+        if top1 is None:
             return []
-        w.top1 = float(values["top1"])
+        w.top1 = top1
         epochs = w.trial.spec.recipe.epochs
         return [f"{label(w.trial)}: epoch {w.epoch}/{epochs}, top-1 {w.top1:.2%}, {w.images_per_s:.0f} images/s"]
 
@@ -119,6 +135,8 @@ class Monitor:
             return []
         w.status, w.reason = result.status, result.reason
         score = f", top-1 {result.metrics.top1:.2%}" if result.metrics else ""
+        if result.validation_top1 is not None:
+            score = f", top-1 on held-out images {result.validation_top1:.2%}"
         return [f"{label(w.trial)}: {result.status}{score}{': ' + result.reason if result.reason else ''}"]
 
 
@@ -173,7 +191,7 @@ class Reporter:
 
     def _tell(self) -> None:
         for line in self.monitor.poll():
-            print(line, file=self.stream, flush=True)
+            print(visible(line), file=self.stream, flush=True)
 
     def _live(self) -> None:
         from rich.console import Console
@@ -188,6 +206,7 @@ class Reporter:
 def table(watched: Sequence[Watched]) -> Any:
     """A rich table of the trials at work, and one line for the rest."""
     from rich.table import Table
+    from rich.text import Text
 
     finished = sum(w.status not in ("waiting", "running") for w in watched)
     waiting = sum(w.status == "waiting" for w in watched)
@@ -197,7 +216,7 @@ def table(watched: Sequence[Watched]) -> Any:
     for w in watched:
         if w.status == "running":
             shown.add_row(
-                label(w.trial),
+                Text(visible(label(w.trial))),
                 f"{w.epoch}/{w.trial.spec.recipe.epochs}",
                 "–" if w.top1 is None else f"{w.top1:.2%}",
                 "–" if w.images_per_s is None else f"{w.images_per_s:.0f}",

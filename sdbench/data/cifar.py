@@ -180,6 +180,11 @@ def _download_manners() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
+def place(source: Source, data_dir: Path | None) -> Path:
+    """The published folder, or where a download would put it."""
+    return (find(source.kind, data_dir) or cache_folder()) / PUBLISHED[source.kind].folder
+
+
 def inspect(source: Source, info: DatasetInfo, data_dir: Path | None, image_size: int) -> DataFacts:
     """What is known of the verified files, which are downloaded first if need be."""
     return _facts(source, info, _obtain(source.kind, data_dir), image_size)
