@@ -45,7 +45,6 @@ def sources(path: Path) -> tuple[bytes, ...]:
     return found[path], *(text for _, text in others), *_definitions({d for d in imported if d[0] in SHARED})
 
 
-@cache
 def files(path: Path) -> dict[Path, bytes]:
     """The bytes of a method's file and of the neighbouring files that it imports, directly or through others."""
     found: dict[Path, bytes] = {}

@@ -46,9 +46,12 @@ def test_only_the_ray_engine_imports_ray() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["store", "statistics", "leaderboard", "spec", "space", "selectors", "progress", "cost.records", "cost.archive"],
+    [
+        *("store", "statistics", "leaderboard", "spec", "space", "selectors", "progress"),
+        *("cost.records", "cost.archive", "engine.worker", "engine.local", "engine.ray_errand"),
+    ],
 )
-def test_records_and_boards_need_no_torch(name: str) -> None:
+def test_records_boards_and_supervisors_need_no_torch(name: str) -> None:
     code = f"import sys, sdbench.{name}; print([m for m in ('torch', 'ray') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -126,6 +129,7 @@ LAYERS = [
         "sdbench.engine.local",
         "sdbench.engine.ray_tune",
         "sdbench.engine.ray_errand",
+        "sdbench.engine.ray_halt",
         "sdbench.engine.ray_cluster",
         "sdbench.engine.ray_nodes",
         "sdbench.engine.shipping",
