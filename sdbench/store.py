@@ -4,7 +4,7 @@
         started.json   written first: a record with status "interrupted", for boards made meanwhile
         trial.json     the result, written last
         curve.jsonl    one line per epoch
-        network.safetensors, logits.safetensors, epoch_logits/, checkpoint/, log.txt (of a trial that failed)
+        network.safetensors, logits.safetensors, epoch_logits/, checkpoint/, state/, log.txt (of a trial that failed)
         .lock          held by the process that works on the trial
 
 Not covered: two machines that write to one folder over a network file system without locks.
@@ -43,6 +43,9 @@ _ZERO = "0" * 64
 
 EPOCH_LOGITS = "epoch_logits"
 """The folder, in a trial's own, of the test set's logits after epochs before the last."""
+
+STATE = "state"
+"""The folder, in a trial's own, of memories of every image that are kept on disk while it trains."""
 
 AnyRecord = TypeVar("AnyRecord", TrialResult, ProfileResult)
 
