@@ -97,7 +97,7 @@ class Decoder(Dataset[Answer | Refusal]):
 
 
 def _stack(images: list[Image.Image]) -> Tensor:
-    return torch.from_numpy(np.stack([to_pixels(image) for image in images]))
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images]))
 
 
 class Requests:
