@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from sdbench.api_care import prepare
+from sdbench.api_care import gc, prepare, rescore, rm
 from sdbench.api_cost import claims, profile, profile_sweep, profiles
 from sdbench.api_evidence import (
     analyze,
@@ -52,6 +52,7 @@ __all__ = [
     "describe",
     "distill",
     "doctor",
+    "gc",
     "leaderboard",
     "list_datasets",
     "list_methods",
@@ -68,6 +69,8 @@ __all__ = [
     "profile_sweep",
     "profiles",
     "report",
+    "rescore",
+    "rm",
     "run",
     "schema",
     "to_pandas",

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sdbench import cli_care, cli_cost, cli_evidence
+from sdbench import cli_care, cli_cost, cli_evidence, cli_tune
 from sdbench.cli_options import (
     Datasets,
     Json,
@@ -25,6 +25,7 @@ from sdbench.cli_options import (
     Text,
     answers,
     given,
+    open_streams,
     show_answer,
 )
 from sdbench.terminal import say
@@ -67,9 +68,11 @@ def run(
     num_seeds: Annotated[Text, typer.Option(help="seeds 0 to N-1")] = None,
     protocol: Annotated[Text, typer.Option(help="fixed, holdout or demo; see: sdbench list protocols")] = None,
     epochs: Annotated[Text, typer.Option(help="instead of the protocol's")] = None,
+    limit_steps: Annotated[Text, typer.Option(help="smoke test: one epoch (--epochs) of N steps, never ranked")] = None,
     batch_size: Annotated[Text, typer.Option("--batch-size", "-b", help="labelled images per step")] = None,
     lr: Annotated[Text, typer.Option(help="peak learning rate")] = None,
     weight_decay: Annotated[Text, typer.Option(help="on every parameter")] = None,
+    augment: Annotated[Text, typer.Option(help="basic, cutout or trivialaugment: beyond crops and flips")] = None,
     precision: Annotated[Text, typer.Option(help="bf16 (autocast) or fp32")] = None,
     threads: Annotated[Text, typer.Option(help="CPU threads per trial")] = None,
     image_size: Annotated[Text, typer.Option(help="side in pixels, where the data set offers more than one")] = None,
@@ -80,6 +83,7 @@ def run(
     device: Annotated[Text, typer.Option(help="auto, cpu or cuda")] = None,
     gpus: Annotated[Text, typer.Option(help="GPUs to use: all or a number")] = None,
     per_gpu: Annotated[Text, typer.Option(help="trials per GPU at once; above 1 timings do not count")] = None,
+    gpus_per_trial: Annotated[Text, typer.Option(help="GPUs, or processes, that share each batch of a trial")] = None,
     cpus: Annotated[Text, typer.Option(help="CPUs to use")] = None,
     cpus_per_trial: Annotated[Text, typer.Option(help="CPUs that a trial occupies")] = None,
     jobs: Annotated[Text, typer.Option("--jobs", "-j", help="trials at once, at most")] = None,
@@ -220,10 +224,11 @@ def show(
 
 
 app.command("plan")(cli_care.planning(run))
-for _part in (cli_care.part, cli_cost.part, cli_evidence.part):
+for _part in (cli_care.part, cli_cost.part, cli_evidence.part, cli_tune.part):
     app.registered_commands += _part.registered_commands
 
 
 def main() -> None:
     """Entry point of the command ``sdbench``."""
+    open_streams()
     app()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdbench import boards, configuration, registry
+from sdbench.cli_options import unread
 from sdbench.errors import UserError
 from sdbench.plan import Plan
 from sdbench.preview import preview_of
@@ -41,16 +42,22 @@ def run(
         return 0
     outcome, written = carry_out(plan, quiet=quiet)
     board = boards.text_of(outcome.results, plan.baseline, "json" if as_json else "text", Path(plan.results))
-    say(board, nl=False)
+    with unread():
+        say(board, nl=False)
     for line in summary(plan, outcome, written):
         say(line, err=True)
     return outcome.exit_code
 
 
-def carry_out(plan: Plan, *, quiet: bool) -> tuple[Outcome, Path]:
-    """Run what is missing and write the boards; returns every trial's record, and the board to look at."""
+def carry_out(plan: Plan, *, quiet: bool) -> tuple[Outcome, Path | None]:
+    """Run what is missing and write the boards; returns every trial's record, and the board to look at, None where
+    none could be written, of which the outcome tells."""
     outcome = execute(plan, quiet=quiet)
-    return outcome, boards.write(Store(Path(plan.results)))
+    try:
+        return outcome, boards.write(Store(Path(plan.results)))
+    except OSError as error:
+        outcome.problem = f"boards not written: {error.strerror or error}"
+        return outcome, None
 
 
 def preview(plan: Plan, as_json: bool) -> str:

@@ -76,6 +76,8 @@ def _options(request: Request, plan: Plan, given: Mapping[str, str]) -> Iterator
         typed = ",".join(own) if isinstance(own, tuple) else own
         value = known.get(name) or typed or DEFAULTS.get(name) or UNSET
         origin = given.get(name) or next((given[n] for n, other in ALIKE.items() if other == name and n in given), "")
+        if name == "epochs" and not origin and "limit_steps" in given:
+            origin = f"{given['limit_steps']} (limit_steps)"
         if not origin:
             origin = f"protocol {spec.protocol}" if name in BY_PROTOCOL else "default"
         yield Setting(name=name, value=value, origin=origin)

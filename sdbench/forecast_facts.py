@@ -14,9 +14,9 @@ from sdbench import data, environment, models, registry
 from sdbench.cost import archive
 from sdbench.data.augment import pad_width
 from sdbench.data.listing import Listing, facts_of
+from sdbench.data.loaders import spare_workers
 from sdbench.data.resident import fits
 from sdbench.data.stream import Decoder, Request, Wanted
-from sdbench.data.workers import spare_workers
 from sdbench.engine.local import slots
 from sdbench.forecast import DataSize, Forecast, Holdings, Machine, forecast, key
 from sdbench.holdings import bytes_of, tensors_of

@@ -20,6 +20,9 @@ PREFIXES = {
     "time_ratio": "time_ratio_",
     "memory": "memory_",
     "split": "memory_split_",
+    "tuning": "tuning_",
+    "tuned": "tuned_",
+    "budget": "tuning_",
 }
 """What stands before the columns of a part, where others have fields of the same name."""
 

@@ -18,7 +18,8 @@ from sdbench.cost import archive
 from sdbench.cost.records import PROFILE_SCHEMA_VERSION, ProfileResult
 from sdbench.errors import EnvironmentProblem
 from sdbench.spec import SCHEMA_VERSION, TrialResult
-from sdbench.store import EPOCH_LOGITS, STATE, DamagedRecord, Store, read_sealed, sync_folder
+from sdbench.store import EPOCH_LOGITS, DamagedRecord, Store, read_sealed, sync_folder
+from sdbench.trial_folder import STATE
 from sdbench.validation_files import PROFILE, STARTED, TREES, TRIAL, Found
 from sdbench.validation_profile import expected_ids
 from sdbench.validation_trial import expected_id, safe_sibling

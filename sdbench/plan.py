@@ -10,16 +10,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sdbench import data, registry, zoo
+from sdbench import data, registry, shards, zoo
 from sdbench.budget import Budget, budget_for
 from sdbench.engine import Resources, ray_tune
 from sdbench.environment import choose_device, public_command
 from sdbench.errors import EnvironmentProblem, UserError, unknown
 from sdbench.iso_cost import iso_cost_cells
-from sdbench.protocol import PROTOCOLS, Cell, Protocol, baselines, expand
+from sdbench.protocol import PROTOCOLS, TUNED, Cell, Protocol, baselines, expand
 from sdbench.request import Problems, Request
 from sdbench.selectors import parse_duration, parse_seeds
-from sdbench.spec import Options, Recipe, Record, Trial, Value
+from sdbench.spec import POLICIES, Options, Recipe, Record, Trial, Value
 from sdbench.store import Store
 from sdbench.variants import choose_variants
 
@@ -61,16 +61,18 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     engine = problems.choice("engine", request.engine, ("auto", "ray", "local"), "auto")
     rerun = problems.choice("rerun", request.rerun, ("none", "failed", "stale", "all"), "none")
     baseline = problems.choice("baseline", request.baseline, ("true", "false"), "true") == "true"
+    limit_steps = problems.number("limit_steps", request.limit_steps, int, 1, 2**31)
     iso_cost = problems.choice("iso-cost", request.iso_cost, ("true", "false"), "false") == "true"
     budget = problems.attempt(lambda: budget_for(request.budget, options.device, elsewhere=bool(request.address)))
     results = Path(request.results or "results").expanduser().absolute()
     problems.attempt(Store(results).prepare)
     datasets = _datasets(request, problems)  # last: it may download, which only a sound request is worth
     recipes = _recipes(protocol, datasets, overrides, problems)
+    shards.judge(resources.gpus_per_trial, variants, recipes, problems)
     if problems.found or networks is None:
         raise UserError(list(dict.fromkeys(problems.found)))
     cells = [
-        _cell(facts, network, name, params, recipes[facts.name], precision, threads)
+        _cell(facts, network, name, params, recipes[facts.name], precision, threads, resources.gpus_per_trial)
         for facts in datasets
         for network in networks
         for name, params in variants[facts.name]
@@ -79,6 +81,8 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
         raise UserError(
             f"{len(cells)} settings with {len(seeds)} seeds each: more than {MAX_TRIALS} trials; ask for fewer"
         )
+    if limit_steps:
+        cells = [cell.model_copy(update={"limit_steps": limit_steps}) for cell in cells]
     trials = expand(cells, protocol, seeds, baseline=baseline)
     if iso_cost:
         trials += _longer_baselines(cells, datasets, protocol, overrides, results, options.device, seeds)
@@ -102,6 +106,7 @@ def _cell(
     recipe: Recipe,
     precision: str,
     threads: int,
+    shards: int,
 ) -> Cell:
     return Cell(
         method=method,
@@ -113,6 +118,7 @@ def _cell(
         recipe=recipe,
         precision=precision,
         threads=threads,
+        shards=shards,
     )
 
 
@@ -141,6 +147,8 @@ def _protocol(request: Request, problems: Problems) -> Protocol:
     if name not in PROTOCOLS:
         problems.found.append(unknown("protocol", name, PROTOCOLS))
         name = default
+    if name == TUNED:
+        problems.found.append("--protocol tuned: its values have to be searched for first; `sdbench tune` does both")
     scale = problems.choice("temperature-scaling", request.temperature_scaling, ("true", "false"), "false")
     return PROTOCOLS[name].holding_out() if scale == "true" else PROTOCOLS[name]
 
@@ -151,7 +159,10 @@ def _overrides(request: Request, problems: Problems) -> dict[str, object]:
         "batch_size": problems.number("batch_size", request.batch_size, int, 2, 1_000_000),
         "lr": problems.number("lr", request.lr, float, 1e-12, 1000),
         "weight_decay": problems.number("weight_decay", request.weight_decay, float, 0, 10),
+        "policy": problems.choice("augment", request.augment, POLICIES, "basic"),
     }
+    if request.limit_steps is not None and request.epochs is None:
+        read["epochs"] = 1
     return {key: value for key, value in read.items() if value is not None}
 
 
@@ -278,6 +289,7 @@ def _resources(request: Request, problems: Problems) -> Resources:
         gpus=gpus,
         cpus_per_trial=problems.number("cpus_per_trial", request.cpus_per_trial, int, 1, 1024) or 1,
         per_gpu=problems.number("per_gpu", request.per_gpu, int, 1, 64) or 1,
+        gpus_per_trial=shards.count(request, problems),
         address=request.address,
         jobs=problems.number("jobs", request.jobs, int, 1, 65536),
     )

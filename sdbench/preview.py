@@ -183,7 +183,7 @@ def _record(folder: Path) -> TrialResult | None:
 
 def _kind(spec: TrialSpec) -> str:
     """Equal for trials that take the same time per epoch on one machine."""
-    kept = {"method", "dataset", "image_size", "network", "precision", "threads", "split", "shards"}
+    kept = {"method", "dataset", "image_size", "network", "precision", "threads", "split", "shards", "limit_steps"}
     return canonical([spec.model_dump(mode="json", include=kept), spec.recipe.batch_size])
 
 

@@ -7,6 +7,7 @@ all of them, and for trials that another command is working on.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,24 +53,41 @@ class Monitor:
     """Follows trials by their files. ``poll`` returns the lines worth telling since the last time."""
 
     def __init__(self, trials: Sequence[Trial], store: Store) -> None:
-        self.watched = [Watched(trial, store.folder(trial.spec, trial.id)) for trial in trials]
-        self._before = {id(w): _stamp(w.folder / "trial.json") for w in self.watched}
-        self._started = {id(w): _stamp(w.folder / "started.json") for w in self.watched}
+        self.watched: list[Watched] = []
+        self._before: dict[int, int] = {}
+        self._started: dict[int, int] = {}
+        self._open: dict[Path, list[Watched]] = {}
+        for trial in trials:
+            self.watch(trial, store)
+
+    def watch(self, trial: Trial, store: Store, *, begun: bool = False) -> None:
+        """Follow a trial from now on. begun: it began while this command ran, so that what there is is news."""
+        w = Watched(trial, store.folder(trial.spec, trial.id))
+        self._before[id(w)] = 0 if begun else _stamp(w.folder / "trial.json")
+        self._started[id(w)] = 0 if begun else _stamp(w.folder / "started.json")
+        self.watched.append(w)
+        self._open.setdefault(w.folder.parent, []).append(w)
 
     def poll(self) -> list[str]:
+        """Looks into the folders that are there, of trials that are not done: cheap with thousands of trials too."""
         told: list[str] = []
-        for w in self.watched:
-            if w.status == "waiting" and _stamp(w.folder / "started.json") != self._started[id(w)]:
-                w.status = "running"
-            if w.status in ("waiting", "running"):
-                told += self._curve(w)
-                told += self._record(w)
+        for method, trials in self._open.items():
+            there = _names(method) if trials else frozenset()
+            for w in trials:
+                if w.folder.name in there:
+                    told += self._look(w)
+            self._open[method] = [w for w in trials if w.status in ("waiting", "running")]
         return told
+
+    def _look(self, w: Watched) -> list[str]:
+        if w.status == "waiting" and _stamp(w.folder / "started.json") != self._started[id(w)]:
+            w.status = "running"
+        return self._curve(w) + self._record(w)
 
     def _curve(self, w: Watched) -> list[str]:
         path = w.folder / "curve.jsonl"
         try:
-            size = path.stat().st_size
+            size = path.stat().st_size if path.is_file() else 0
         except OSError:
             return []
         if size < w.offset:  # cut back on resume
@@ -117,6 +135,8 @@ class Monitor:
             return []
         w.status, w.reason = result.status, result.reason
         score = f", top-1 {result.metrics.top1:.2%}" if result.metrics else ""
+        if result.validation_top1 is not None:
+            score = f", top-1 on held-out images {result.validation_top1:.2%}"
         return [f"{label(w.trial)}: {result.status}{score}{': ' + result.reason if result.reason else ''}"]
 
 
@@ -124,6 +144,14 @@ def label(trial: Trial) -> str:
     """How a trial is called on screen."""
     spec = trial.spec
     return f"{spec.dataset}/{spec.network} {spec.title}"
+
+
+def _names(folder: Path) -> frozenset[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries)
+    except OSError:
+        return frozenset()
 
 
 def _stamp(path: Path) -> int:

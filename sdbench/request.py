@@ -30,9 +30,11 @@ class Request(Record):
     num_seeds: str | None = None
     protocol: str | None = None
     epochs: str | None = None
+    limit_steps: str | None = None
     batch_size: str | None = None
     lr: str | None = None
     weight_decay: str | None = None
+    augment: str | None = None
     precision: str | None = None
     threads: str | None = None
     image_size: str | None = None
@@ -43,6 +45,7 @@ class Request(Record):
     device: str | None = None
     gpus: str | None = None
     per_gpu: str | None = None
+    gpus_per_trial: str | None = None
     cpus: str | None = None
     cpus_per_trial: str | None = None
     jobs: str | None = None

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sdbench.rows import Note, RowFile, content_matches, no_room, row_files, shape_of
-from sdbench.store import STATE
+from sdbench.trial_folder import STATE
 
 SHARE_OF_FREE_MEMORY = 0.25
 """Of what is free on the device: how much memories of every image take there by themselves."""
@@ -51,7 +51,7 @@ class Shelf:
         self.folder.mkdir(parents=True, exist_ok=True)
         there = sum(path.stat().st_size for path in (self.folder / STATE).glob("*.bin"))
         if needed > shutil.disk_usage(self.folder).free + there:
-            raise no_room(needed // 2)
+            raise no_room(needed // 2, self.folder / STATE)
 
 
 def free_memory(device: torch.device) -> int:

@@ -30,10 +30,11 @@ from sdbench.cost.records import ProfileResult, ProfileRow, Ratio, Setting, prof
 from sdbench.cost.request import ProfilePlan
 from sdbench.engine.job import Job
 from sdbench.identity import method_source
+from sdbench.outcomes import provenance
 from sdbench.request import Request
 from sdbench.spec import Provenance
 from sdbench.store import Store
-from sdbench.train import provenance, run_trial
+from sdbench.train import run_trial
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -1,7 +1,7 @@
 """Data sets streamed from image files: workers decode and crop, the device does the rest.
 
 Workers are told everything that is random (which images, which seed for each crop), so results do
-not depend on how many there are (``sdbench.data.workers``).
+not depend on how many there are (``sdbench.data.loaders``).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from sdbench.data.dataset import DataSet, Part, known_augmentation
 from sdbench.data.decode import central, cropped, read_image, scaled, to_pixels, unreadable
 from sdbench.data.facts import Arrays, DataFacts, DatasetInfo, Pixels, Source
 from sdbench.data.listing import FileTable, Listing, facts_of
+from sdbench.data.loaders import Loaders
 from sdbench.data.resident import ResidentSet, fits, pads, uniform_drawer
 from sdbench.data.streams import Drawer, Group
-from sdbench.data.workers import Workers
 from sdbench.errors import UserError
 
 View = Literal["native", "scaled", "central", "box"]
@@ -143,7 +143,7 @@ class StreamedSet(DataSet):
         self._side = listing.side
         self._files: dict[Part, FileTable] = {"train": listing.train, "test": listing.test}
         decoder = Decoder(listing.root, listing.side, facts.image_size)
-        self._workers = Workers(decoder, workers, pinned=device.type == "cuda", preload=__name__)
+        self._loaders = Loaders(decoder, workers, pinned=device.type == "cuda", preload=__name__)
 
     def _drawer(self, augment: str) -> Drawer:
         if self._side is not None:
@@ -161,8 +161,9 @@ class StreamedSet(DataSet):
     def _augmented(self, groups: list[Group], anchors: int, augment: str) -> Iterator[list[list[Tensor]]]:
         files = [Group(self._kept[group.index], group.draws) for group in groups]
         moved = [group.to(self.device) for group in groups]
-        requests = Requests(self._files["train"], self._view(augment), files, self.num_train, anchors)
-        starts = range(0, self.num_train, anchors)
+        count = len(groups[0].index)
+        requests = Requests(self._files["train"], self._view(augment), files, count, anchors)
+        starts = range(0, count, anchors)
         for start, answer in zip(starts, self._answers(requests), strict=True):
             step = [group[start : start + anchors] for group in moved]
             yield [self._finish(group, pixels, augment) for group, pixels in zip(step, answer, strict=True)]
@@ -186,7 +187,7 @@ class StreamedSet(DataSet):
             yield pixels.to(self.device, non_blocking=True)
 
     def _answers(self, requests: Iterable[Request]) -> Iterator[Answer]:
-        for answer in self._workers.answers(requests):
+        for answer in self._loaders.answers(requests):
             if isinstance(answer, Refusal):
                 raise UserError(answer.problems)
             yield answer

@@ -67,10 +67,11 @@ def place(jobs: Sequence[Job], cpus: float, gpus: float) -> Iterator[Place]:
     """A folder in the results folder for this run, seen and looked at by every node. Raises EnvironmentProblem."""
     results = Path(jobs[0].store)
     _sweep(results)
-    folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=results))
+    token = uuid4().hex
+    folder = Path(tempfile.mkdtemp(prefix=".starting-", dir=results))
     try:
         with FileLock(folder / ray_nodes.LOCK):
-            token = uuid4().hex
+            folder = folder.rename(results / f"{FOLDER}{token}")  # its lock is held from the first
             (folder / ray_nodes.TOKEN).write_text(token, encoding="ascii")
             found = ray_nodes.place_of(jobs, folder, token)
             ray_nodes.examine_nodes(found, cpus, gpus)

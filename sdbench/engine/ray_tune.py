@@ -20,7 +20,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -30,6 +30,7 @@ from sdbench import environment
 from sdbench.engine import Resources, Work, ray_cluster
 from sdbench.engine.job import Job
 from sdbench.engine.ray_errand import Errand, trainable
+from sdbench.engine.ray_nodes import Place
 from sdbench.engine.supervise import WORKER, supervise
 
 OBJECT_STORE_BYTES = 80 * 2**20  # trials read their data themselves
@@ -80,19 +81,31 @@ def run(jobs: list[Job], resources: Resources, stop: Event, work: Work = supervi
     """Run all jobs under Ray Tune. Raises EnvironmentProblem where the cluster cannot be joined or lacks something."""
     if not jobs or stop.is_set():
         return
+    payload = [job.model_dump_json() for job in jobs]
+    with session(jobs, resources, stop) as (place, halt):
+        _fit(Errand(payload, work, place, halt), resources)
+
+
+@contextlib.contextmanager
+def session(jobs: Sequence[Job], resources: Resources, stop: Event) -> Iterator[tuple[Place | None, Any]]:
+    """Ray, silent, until the block ends: a local one, or the cluster at an address, whose nodes are looked at for what
+    ``jobs`` need; then also the place of its common files and the handle that stops trials on all nodes. ``callback``
+    halts Tune once ``stop`` is set. Raises EnvironmentProblem where the cluster cannot be joined or lacks something."""
+    global _running
     address = ray_cluster.chosen(resources.address)
     for name, value in {**QUIET, **({} if address else OWN)}.items():
         # Ray reads how it authenticates when it is imported: later it could not talk to what it starts.
         if not (name == "RAY_AUTH_MODE" and "ray" in sys.modules):
             os.environ.setdefault(name, value)
-    payload = [job.model_dump_json() for job in jobs]
     with _silence():
         if address is None:
             with _own(resources):
-                _fit(Errand(payload, work), resources, stop, None)
+                _running = _Running(stop)
+                yield None, None
             return
-        with _joined(address), ray_cluster.place(jobs, resources.cpus_per_trial, _share(resources)) as place:
-            _fit(Errand(payload, work, place, ray_cluster.start_halt()), resources, stop, place.folder)
+        with _joined(address), ray_cluster.place(jobs, resources.cpus_per_trial, share_of(resources)) as place:
+            _running = _Running(stop, ray_cluster.start_halt())
+            yield place, _running.halt
 
 
 @contextlib.contextmanager
@@ -164,7 +177,7 @@ def _session_folder() -> Path | None:
     return Path(node.get_session_dir_path()) if node is not None else None
 
 
-def _share(resources: Resources) -> float:
+def share_of(resources: Resources) -> float:
     """The part of a GPU that a trial gets: 0 where the cluster has none or none is wanted."""
     import ray
 
@@ -182,12 +195,13 @@ def _limit(resources: Resources, share: float) -> int | None:
     return max(1, min(limits)) if limits else None
 
 
-def _fit(errand: Errand, resources: Resources, stop: Event, folder: str | None) -> None:
-    """Hand all jobs to Tune. folder: for Tune's own files, where every node sees them; None for a temporary one."""
-    global _running
+def _fit(errand: Errand, resources: Resources) -> None:
+    """Hand all jobs to Tune, whose own files lie where every node sees them."""
     from ray import tune
 
-    share = _share(resources)
+    folder = errand.place.folder if errand.place else None
+
+    share = share_of(resources)
     needs = {"cpu": resources.cpus_per_trial, "gpu": share}
     trial = tune.with_resources(tune.with_parameters(trainable, errand=errand), needs)
     with tempfile.TemporaryDirectory(prefix="sdbench-tune-") as scratch:
@@ -205,16 +219,15 @@ def _fit(errand: Errand, resources: Resources, stop: Event, folder: str | None) 
                 storage_path=folder or scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=NODE_FAILURES),
-                callbacks=[_callback()],
+                callbacks=[callback()],
             ),
         )
-        _running = _Running(stop, errand.halt)
         with contextlib.suppress(Halted):
             tuner.fit()
 
 
-def _callback() -> Any:
-    """A Tune callback that ends ``fit()`` once the command was asked to stop."""
+def callback() -> Any:
+    """A Tune callback that ends ``fit()`` once the command was asked to stop, and keeps its memory flat."""
     from ray.tune import Callback
 
     class HaltCallback(Callback):
@@ -223,6 +236,11 @@ def _callback() -> Any:
             from sdbench.engine import ray_tune
 
             ray_tune.halt_if_asked()
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            # Running means of everything that was reported: most of what Tune remembers of a finished trial.
+            trial.run_metadata.metric_analysis.clear()
+            trial.run_metadata.metric_n_steps.clear()
 
     return HaltCallback()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sdbench import environment
-from sdbench.data import workers
-from sdbench.data.workers import spare_workers
+from sdbench.data import loaders
+from sdbench.data.loaders import spare_workers
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,6 @@ def test_spare_workers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(environment, "cpu_count", lambda: cpus)
-    monkeypatch.setattr(workers, "_gpus", lambda: gpus)
+    monkeypatch.setattr(loaders, "_gpus", lambda: gpus)
     found = spare_workers(on_gpu=on_gpu, cpus_per_trial=cpus_per_trial, threads=threads, packed=packed)
     assert found == expected
