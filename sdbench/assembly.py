@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from sdbench import data, environment, models, registry
+from sdbench.data.loaders import spare_workers
 from sdbench.data.streams import derive_seed
-from sdbench.data.workers import spare_workers
 from sdbench.errors import UserError
 from sdbench.joining import refuse_apart
 from sdbench.method import Task
 from sdbench.network import Network
 from sdbench.session import Session
-from sdbench.shelf import RowFiles, Shelf
+from sdbench.shelf import Mode, RowFiles, Shelf
 from sdbench.spec import Options, Trial, TrialSpec
 from sdbench.store import Store, read_result
 from sdbench.workers import ALONE, Workers
@@ -44,8 +44,18 @@ def open_session(trial: Trial, store: Store, options: Options, workers: Workers 
     def build_network() -> Network:
         return models.build(spec.network, dataset.num_classes, dataset.image_size)
 
-    shelf = Shelf(store.folder(spec, trial.id), options.state)
+    shelf = Shelf(store.folder(spec, trial.id), _where_rows_lie(spec, options))
     return assemble(trial, device, dataset, build_network, _teacher(spec, store, dataset, device), shelf, workers)
+
+
+def _where_rows_lie(spec: TrialSpec, options: Options) -> Mode:
+    if spec.shards == 1:
+        return options.state
+    if options.state == "disk":
+        raise UserError(
+            "--state disk: memories of every image are joined in memory where a trial has several processes"
+        )
+    return "memory"
 
 
 def _workers(spec: TrialSpec, options: Options, device: torch.device) -> int:

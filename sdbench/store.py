@@ -50,6 +50,12 @@ _ZERO = "0" * 64
 PROBE = ".probe"
 PROBE_BYTES = 2**16
 
+<<<<<<< HEAD
+STATE = "state"
+"""The folder, in a trial's own, of memories of every image that are kept on disk while it trains."""
+
+AnyRecord = TypeVar("AnyRecord", TrialResult, ProfileResult)
+=======
 AnyRecord = TypeVar("AnyRecord", bound=Sealed)
 
 __all__ = [
@@ -57,6 +63,7 @@ __all__ = [
     "read_curve", "read_result", "read_sealed", "replacing", "seal", "sha256", "sync_folder", "write_atomic",
     "write_curve",
 ]  # fmt: skip
+>>>>>>> 067c3785967d63fc600ec73eb25a06a37f11a0f5
 
 
 class DamagedRecord(Exception):

@@ -211,7 +211,8 @@ def stand_ins(desk: Path) -> dict[str, str]:
     images = f"folder:{desk / 'pictures'}"
     trial = next((desk / "results" / "trials").glob("*/*/*/*")).name
     large = dict.fromkeys(("preact_resnet18", "resnet50"), "resnet8")
-    return {"cifar100": images, "folder:PATH": images, "IMAGES": str(desk / "pictures"), "TRIAL": trial, **large}
+    large |= dict.fromkeys(("cifar100", "imagenet", "inat21", "cub200", "folder:PATH"), images)
+    return {"IMAGES": str(desk / "pictures"), "TRIAL": trial, **large}
 
 
 @pytest.mark.parametrize("words", LINES)

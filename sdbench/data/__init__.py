@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from sdbench.data.dataset import DataSet as DataSet
+    from sdbench.data.listing import Listing
 
 __all__ = [
     "DATASETS",
@@ -29,6 +30,7 @@ __all__ = [
     "canonical_name",
     "find",
     "inspect",
+    "listed",
     "load",
     "parse",
     "place",
@@ -235,6 +237,14 @@ def prepare(name: str, data_dir: Path | None = None, image_size: int | None = No
     return cast(DataFacts, module.inspect(source, info, data_dir, size))
 
 
+def listed(name: str, data_dir: Path | None = None) -> Listing | None:
+    """The files of a data set of ``LISTED``, found and checked; None for others."""
+    source = parse(name)
+    if source.kind not in LISTED:
+        return None
+    return cast("Listing", import_module(_MODULES[source.kind]).scan(source, data_dir))
+
+
 def load(
     name: str,
     data_dir: Path | None = None,
@@ -256,9 +266,15 @@ def load(
 
     module, source, info, size = _opened(name, image_size)
     if source.kind in LISTED:
-        listing = module.scan(source, data_dir)
         return open_listing(
-            listing, source, info, size, device=device, split=split, workers=workers, batch_size=batch_size
+            module.scan(source, data_dir),
+            source,
+            info,
+            size,
+            device=device,
+            split=split,
+            workers=workers,
+            batch_size=batch_size,
         )
     arrays = module.load_arrays(source, info, data_dir, size)
     return ResidentSet(arrays, info, device=device, split=split)

@@ -1,7 +1,7 @@
 """Data sets streamed from image files: workers decode and crop, the device does the rest.
 
 Workers are told everything that is random (which images, which seed for each crop), so results do
-not depend on how many there are (``sdbench.data.workers``).
+not depend on how many there are (``sdbench.data.loaders``).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from sdbench.data.dataset import DataSet, Part, known_augmentation
 from sdbench.data.decode import central, cropped, read_image, scaled, to_pixels, unreadable
 from sdbench.data.facts import Arrays, DataFacts, DatasetInfo, Pixels, Source
 from sdbench.data.listing import FileTable, Listing, facts_of
+from sdbench.data.loaders import Loaders
 from sdbench.data.resident import ResidentSet, fits, pads, uniform_drawer
 from sdbench.data.streams import Drawer, Group
-from sdbench.data.workers import Workers
 from sdbench.errors import UserError
 
 View = Literal["native", "scaled", "central", "box"]
@@ -97,7 +97,7 @@ class Decoder(Dataset[Answer | Refusal]):
 
 
 def _stack(images: list[Image.Image]) -> Tensor:
-    return torch.from_numpy(np.stack([to_pixels(image) for image in images]))
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images]))
 
 
 class Requests:
@@ -143,7 +143,7 @@ class StreamedSet(DataSet):
         self._side = listing.side
         self._files: dict[Part, FileTable] = {"train": listing.train, "test": listing.test}
         decoder = Decoder(listing.root, listing.side, facts.image_size)
-        self._workers = Workers(decoder, workers, pinned=device.type == "cuda", preload=__name__)
+        self._loaders = Loaders(decoder, workers, pinned=device.type == "cuda", preload=__name__)
 
     def _drawer(self, augment: str) -> Drawer:
         if self._side is not None:
@@ -187,7 +187,7 @@ class StreamedSet(DataSet):
             yield pixels.to(self.device, non_blocking=True)
 
     def _answers(self, requests: Iterable[Request]) -> Iterator[Answer]:
-        for answer in self._workers.answers(requests):
+        for answer in self._loaders.answers(requests):
             if isinstance(answer, Refusal):
                 raise UserError(answer.problems)
             yield answer

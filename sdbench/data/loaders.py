@@ -45,7 +45,7 @@ def _gpus() -> int:
         return torch.cuda.device_count()
 
 
-class Workers(Generic[Answer]):
+class Loaders(Generic[Answer]):
     """Answers to requests, in order, each made by ``decoder[request]`` in one of ``count`` processes.
 
     The processes stay from one pass to the next: to start them anew takes longer than a step. With ``count`` 0 there
