@@ -11,9 +11,19 @@ from typing import Any
 
 import torch
 
+from sdbench.bounded import open_plain
 from sdbench.store import replacing
+from sdbench.vetting import Unfit, bytes_in, vet, vet_parts, vet_values
 
 KEEP = 2
+
+MOST_BYTES = 2**40
+
+UNREADABLE = (
+    OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError, MemoryError,
+    ArithmeticError, pickle.UnpicklingError,
+)  # fmt: skip
+"""What torch raises where an archive was cut or changed; its reader takes much on trust."""
 
 
 def save(folder: Path, epoch: int, state: dict[str, Any]) -> None:
@@ -24,17 +34,41 @@ def save(folder: Path, epoch: int, state: dict[str, Any]) -> None:
         old.unlink(missing_ok=True)
 
 
-def load(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read, or None. Nothing in it is executed."""
+def room(state: dict[str, Any]) -> int:
+    """Bytes that a checkpoint may have whose session has this state at its beginning, where momentum is still to come."""
+    return 2**28 + 4 * bytes_in(state)
+
+
+def load(folder: Path, limit: int = MOST_BYTES, progress: object = None) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read, or None. Nothing in it is executed, no link is followed, and it takes
+    no more memory than its file is large, at most ``limit`` bytes; others are passed over with a warning.
+
+    progress: where it is given, a checkpoint's "progress" has no other fields, and values of the same types.
+    """
+    if folder.is_symlink():
+        return None
     for path in _newest_first(folder):
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-            warnings.warn(f"checkpoint {path.name} cannot be read ({error}); an older one is tried", stacklevel=2)
-            continue
-        if isinstance(state, dict):
-            return state
+            return _read(path, limit, progress)
+        except UNREADABLE as error:
+            why = str(error)[:300] or type(error).__name__
+            warnings.warn(f"checkpoint {path.name} cannot be read ({why}); an older one is tried", stacklevel=2)
     return None
+
+
+def _read(path: Path, limit: int, progress: object) -> dict[str, Any]:
+    if path.is_symlink():
+        raise Unfit("a link, which is not followed")
+    with open_plain(path) as file:
+        vet(file, limit)
+        file.seek(0)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    vet_values(state)
+    if not isinstance(state, dict):
+        raise Unfit("not a mapping")
+    if progress is not None:
+        vet_parts(state, vars(progress))
+    return state
 
 
 def remove(folder: Path) -> None:
@@ -43,5 +77,7 @@ def remove(folder: Path) -> None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
+    if folder.is_symlink():
+        return []
     found = [p for p in folder.glob("epoch-*.pt") if re.fullmatch(r"epoch-\d{6}\.pt", p.name)]
     return sorted(found, reverse=True)

@@ -74,7 +74,9 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
         for name, params in variants[facts.name]
     ]
     if len(cells) * len(seeds) > MAX_TRIALS:
-        raise UserError(f"{len(cells)} settings with {len(seeds)} seeds each: more than {MAX_TRIALS} trials; ask for fewer")
+        raise UserError(
+            f"{len(cells)} settings with {len(seeds)} seeds each: more than {MAX_TRIALS} trials; ask for fewer"
+        )
     trials = expand(cells, protocol, seeds, baseline=baseline)
     if iso_cost:
         trials += _longer_baselines(cells, datasets, protocol, overrides, results, options.device, seeds)

@@ -194,7 +194,7 @@ def _save(session: Session, progress: Progress, folder: Path) -> None:
 
 def _resume(session: Session, progress: Progress, folder: Path) -> None:
     """Continue from the newest checkpoint and cut the curve back to it; otherwise start clean."""
-    state = checkpoint.load(folder / "checkpoint")
+    state = checkpoint.load(folder / "checkpoint", checkpoint.room(session.state()), Progress())
     if state is not None and state["session"].get("device", session.device.type) != session.device.type:
         state = None  # streams of random numbers differ between devices: nothing to go on from
     if state is not None and state["trial_id"] == session.trial_id:

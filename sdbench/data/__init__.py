@@ -116,7 +116,9 @@ def parse(name: str) -> Source:
     UserError with near matches for any other name, or where the path is empty.
     """
     if len(name) > LONGEST_NAME or "\0" in name:
-        raise UserError(f"data set {name[:40]!r}...: a name has at most {LONGEST_NAME} characters, and no null among them")
+        raise UserError(
+            f"data set {name[:40]!r}...: a name has at most {LONGEST_NAME} characters, and no null among them"
+        )
     kind, colon, place = name.partition(":")
     if kind == "folder":
         location = Path(place).expanduser()

@@ -141,10 +141,16 @@ def _images(root: Path, part: str, classes: tuple[str, ...]) -> tuple[tuple[Imag
 
 
 def _below(folder: Path) -> list[Path]:
-    """The image files of one class in sorted order, links to folders followed."""
-    found = []
+    """The image files of one class in sorted order, links to folders followed, each folder entered once."""
+    found: list[Path] = []
+    entered: set[tuple[int, int]] = set()  # a link to a folder above would be followed for ever
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        status = Path(place).stat()
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(place) / name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
     return sorted(found)
 
