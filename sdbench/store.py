@@ -249,8 +249,17 @@ class Store:
 
     def lock(self, folder: Path, timeout: float = -1) -> FileLock:
         """The lock of a trial; a process that dies gives it up."""
+        self._refuse_links(folder)
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / ".lock", timeout=timeout)
+
+    def _refuse_links(self, folder: Path) -> None:
+        """Raises EnvironmentProblem where a link below ``trials/`` would lead what is written elsewhere, or its lock
+        empty another file."""
+        below = [folder, *folder.parents]
+        for path in (folder / ".lock", folder / "checkpoint", folder / EPOCH_LOGITS, *below[: below.index(self.trials)]):
+            if path.is_symlink():
+                raise EnvironmentProblem(f"{path} is a link, which is not written through; move it away")
 
     def result(self, trial: Trial) -> TrialResult | None:
         """The trial's final record, or None if it is missing, damaged or says "interrupted"."""
@@ -263,6 +272,7 @@ class Store:
     def write(self, result: TrialResult, name: str = "trial.json") -> None:
         """Write a record, with the checksums of the files beside it."""
         folder = self.folder(result.spec, result.trial_id)
+        self._refuse_links(folder)
         sums = {}
         if name == "trial.json":
             epochs = [f"{EPOCH_LOGITS}/{path.name}" for path in sorted((folder / EPOCH_LOGITS).glob("*.safetensors"))]

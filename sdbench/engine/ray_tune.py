@@ -106,14 +106,15 @@ def _cluster(resources: Resources) -> Iterator[float]:
         session = None
     else:
         cpus = resources.cpus if resources.cpus is not None else environment.cpu_count()
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            num_gpus=resources.gpus,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            **common,
-        )
+        with _loopback():
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=resources.gpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **common,
+            )
         session = _session_folder()
     for number, handler in handlers.items():
         signal.signal(number, handler)  # Ray installed its own; the command's stay in force
@@ -124,6 +125,27 @@ def _cluster(resources: Resources) -> Iterator[float]:
         ray.shutdown()
         if session is not None:
             shutil.rmtree(session, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """A Ray that starts here is reached from this machine only.
+
+    Its servers bind the node's address, by default that of a network interface; an address of 127.0.0.1 that is asked
+    for is replaced by that. Where Ray is told that there are no clusters, as on macOS and Windows, it takes the
+    loopback address by itself. A Ray without that switch binds as it does by default.
+    """
+    from ray._private import ray_constants
+
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", None)
+    if before is None:
+        yield
+        return
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _session_folder() -> Path | None:
