@@ -41,10 +41,13 @@ class RunOptions(TypedDict, total=False):
     per_gpu: One
     cpus: One
     cpus_per_trial: One
+    jobs: One
     address: One
     timeout: One
+    budget: One
     max_failures: One
     workers: One
+    state: One
     compile: One
     eval_every: One
     rerun: One

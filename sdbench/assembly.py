@@ -15,6 +15,7 @@ from sdbench.errors import UserError
 from sdbench.method import Task
 from sdbench.network import Network
 from sdbench.session import Session
+from sdbench.shelf import RowFiles, Shelf
 from sdbench.spec import Options, Trial, TrialSpec
 from sdbench.store import Store, read_result
 
@@ -40,7 +41,8 @@ def open_session(trial: Trial, store: Store, options: Options) -> Session:
     def build_network() -> Network:
         return models.build(spec.network, dataset.num_classes, dataset.image_size)
 
-    return assemble(trial, device, dataset, build_network, _teacher(spec, store, dataset, device))
+    shelf = Shelf(store.folder(spec, trial.id), options.state)
+    return assemble(trial, device, dataset, build_network, _teacher(spec, store, dataset, device), shelf)
 
 
 def assemble(
@@ -49,11 +51,13 @@ def assemble(
     dataset: data.DataSet,
     build_network: Callable[[], Network],
     teacher: Network | None = None,
+    shelf: Shelf | None = None,
 ) -> Session:
     """The session of a trial from its parts, every random draw from the trial's own streams.
 
     build_network: a fresh network on the CPU, its weights drawn from torch's global generator.
-    teacher: the last generation's network, frozen and on ``device``. Raises whatever the method's
+    teacher: the last generation's network, frozen and on ``device``. shelf: where memories of every image may lie
+    besides the device. Raises whatever the method's
     constructor and ``setup`` raise, RuntimeError where the method keeps the network itself.
     """
     spec = trial.spec
@@ -72,12 +76,14 @@ def assemble(
         epochs=spec.recipe.epochs,
         teacher=teacher,
         generator=generator,
+        shelf=shelf,
     )
     method.setup(task, network)
     _place(method, device)
     _refuse_shared(method, network)
     torch.manual_seed(derive_seed(spec.stream, "training"))
-    return Session(trial, device, dataset, network, method, generator)
+    rows = RowFiles(method, shelf.folder if shelf else None)
+    return Session(trial, device, dataset, network, method, generator, rows)
 
 
 def _place(method: nn.Module, device: torch.device) -> None:

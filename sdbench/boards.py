@@ -264,7 +264,8 @@ def _card(result: TrialResult, store: Store) -> str:
     if result.cost:
         facts += [(key, value) for key, value in result.cost.model_dump().items() if value != ()]
     facts.append(("resumed at epochs", ", ".join(map(str, result.resumes)) or "never"))
-    facts += [(key, value) for key, value in result.provenance.model_dump().items() if value not in ("", (), None)]
+    made = result.provenance.model_dump(exclude={"config", "origins"})
+    facts += [(key, value) for key, value in made.items() if value not in ("", (), None)]
     parts = [tabulate(facts, tablefmt="plain", disable_numparse=True)]
     curve = read_curve(folder / "curve.jsonl")
     if curve:

@@ -34,9 +34,12 @@ def save(folder: Path, epoch: int, state: dict[str, Any]) -> None:
         old.unlink(missing_ok=True)
 
 
-def room(state: dict[str, Any]) -> int:
-    """Bytes that a checkpoint may have whose session has this state at its beginning, where momentum is still to come."""
-    return 2**28 + 4 * bytes_in(state)
+def room(state: dict[str, Any], elsewhere: int) -> int:
+    """Bytes that a checkpoint may have whose session has this state at its beginning, where momentum is still to come.
+
+    elsewhere: bytes of memories that lie in files now, and may have been tensors when the checkpoint was written.
+    """
+    return 2**28 + 4 * (bytes_in(state) + elsewhere)
 
 
 def load(folder: Path, limit: int = MOST_BYTES, progress: object = None) -> dict[str, Any] | None:

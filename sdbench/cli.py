@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sdbench import cli_cost, cli_evidence
+from sdbench import cli_care, cli_cost, cli_evidence
 from sdbench.cli_options import (
     Datasets,
     Json,
@@ -82,14 +82,17 @@ def run(
     per_gpu: Annotated[Text, typer.Option(help="trials per GPU at once; above 1 timings do not count")] = None,
     cpus: Annotated[Text, typer.Option(help="CPUs to use")] = None,
     cpus_per_trial: Annotated[Text, typer.Option(help="CPUs that a trial occupies")] = None,
+    jobs: Annotated[Text, typer.Option("--jobs", "-j", help="trials at once, at most")] = None,
     address: Annotated[Text, typer.Option(help="an existing Ray cluster")] = None,
     timeout: Annotated[Text, typer.Option(help="limit per trial: 90, 15m, 6h")] = None,
+    budget: Annotated[Text, typer.Option(help="limit of all trials together: 6h, 40gpu-h, 30cpu-h")] = None,
     max_failures: Annotated[Text, typer.Option(help="restarts of a trial whose process dies")] = None,
-    workers: Annotated[Text, typer.Option(help="decoding processes of a streamed data set")] = None,
+    workers: Annotated[Text, typer.Option(help="processes that decode images; default: spare CPUs")] = None,
+    state: Annotated[Text, typer.Option(help="memories of every image: auto, memory or disk")] = None,
     compile_: Annotated[Text, typer.Option("--compile", help="auto, off or graph (GPU): how steps run")] = None,
     eval_every: Annotated[Text, typer.Option(help="log test accuracy every N epochs; 0 never")] = None,
     keep_logits: Annotated[Text, typer.Option(help="every:N: test-set logits every N epochs too")] = None,
-    rerun: Annotated[Text, typer.Option(help="none, failed or all")] = None,
+    rerun: Annotated[Text, typer.Option(help="none, failed, stale (only these) or all")] = None,
     baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="always add ce")] = True,
     iso_cost: Annotated[bool, typer.Option("--iso-cost", help=ISO_COST)] = False,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="after the trial is done")] = False,
@@ -98,6 +101,7 @@ def run(
     logits: Annotated[bool, typer.Option("--logits/--no-logits", help="keep test-set logits")] = True,
     config: Annotated[Text, typer.Option("--config", "-C", help="TOML file with these options as keys")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="say what would run, and stop")] = False,
+    show_config: Annotated[bool, typer.Option("--show-config", help="every value and its origin, and stop")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -105,13 +109,15 @@ def run(
 
     Without arguments: the six core methods on the embedded data set glyphs, two seeds.
     """
-    flags = given(dict(locals()), "config", "dry_run", "quiet", "as_json")
+    flags = given(dict(locals()), "config", "dry_run", "show_config", "quiet", "as_json")
     _switches(flags, True, "baseline", "weights", "logits")
     _switches(flags, False, "iso_cost", "keep_checkpoints", "temperature_scaling")
     with answers():
         from sdbench import commands
 
-        code = commands.run(flags, config, sys.argv[1:], dry_run=dry_run, quiet=quiet, as_json=as_json)
+        code = commands.run(
+            flags, config, sys.argv[1:], dry_run=dry_run, show_config=show_config, quiet=quiet, as_json=as_json
+        )
     raise typer.Exit(code)
 
 
@@ -213,7 +219,8 @@ def show(
         say(text)
 
 
-for _part in (cli_cost.part, cli_evidence.part):
+app.command("plan")(cli_care.planning(run))
+for _part in (cli_care.part, cli_cost.part, cli_evidence.part):
     app.registered_commands += _part.registered_commands
 
 

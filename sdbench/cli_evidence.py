@@ -33,7 +33,7 @@ def distill(
     cpus: Annotated[Text, typer.Option(help="CPUs to use")] = None,
     compile_: Annotated[Text, typer.Option("--compile", help="auto, off or graph (GPU): how steps run")] = None,
     timeout: Annotated[Text, typer.Option(help="limit per trial: 90, 15m, 6h")] = None,
-    rerun: Annotated[Text, typer.Option(help="none, failed or all")] = None,
+    rerun: Annotated[Text, typer.Option(help="none, failed, stale or all")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="say what would run, and stop")] = False,
     quiet: Quiet = False,
     as_json: Json = False,

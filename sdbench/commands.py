@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdbench import boards, registry
+from sdbench import boards, configuration, registry
 from sdbench.errors import UserError
-from sdbench.plan import Plan, make_plan
-from sdbench.request import Request
-from sdbench.run import Outcome, execute, summary, to_do
+from sdbench.plan import Plan
+from sdbench.preview import preview_of
+from sdbench.run import Outcome, execute, summary
 from sdbench.selectors import select, split_list
 from sdbench.store import Store
 from sdbench.terminal import say
@@ -28,12 +27,15 @@ def run(
     command: Sequence[str],
     *,
     dry_run: bool = False,
+    show_config: bool = False,
     quiet: bool = False,
     as_json: bool = False,
 ) -> int:
     """Plan, train what is missing, write and print the board of what was asked for."""
-    request = Request.gather(flags, Path(config) if config else None, os.environ)
-    plan = make_plan(request, command)
+    plan, settings = configuration.resolved(flags, Path(config) if config else None, os.environ, command)
+    if show_config:
+        say(configuration.text(settings, as_json))
+        return 0
     if dry_run:
         say(preview(plan, as_json))
         return 0
@@ -52,26 +54,9 @@ def carry_out(plan: Plan, *, quiet: bool) -> tuple[Outcome, Path]:
 
 
 def preview(plan: Plan, as_json: bool) -> str:
-    """What a run would do: per method, data set and network how many trials are done and missing."""
-    missing = {trial.id for trial in to_do(plan, Store(Path(plan.results)))}
-    rows = []
-    for trial in plan.trials:
-        spec = trial.spec
-        state = "missing" if trial.id in missing else "done"
-        rows.append({"trial_id": trial.id, "state": state, "spec": spec.model_dump(mode="json")})
-    if as_json:
-        return json.dumps({"trials": rows, "missing": len(missing), "engine": plan.engine}, indent=1)
-    counts: dict[tuple[str, ...], Counter[str]] = {}
-    for trial in plan.trials:
-        spec = trial.spec
-        key = (spec.dataset, spec.network, spec.protocol, str(spec.recipe.epochs), spec.method)
-        counts.setdefault(key, Counter())["missing" if trial.id in missing else "done"] += 1
-    from tabulate import tabulate
-
-    lines = [[*key, count["done"], count["missing"]] for key, count in counts.items()]
-    headers = ["dataset", "network", "protocol", "epochs", "method", "done", "missing"]
-    table = tabulate(lines, headers=headers, tablefmt="simple", disable_numparse=True)
-    return f"{table}\n{len(missing)} of {len(plan.trials)} trials to run, engine {plan.engine}; nothing was started"
+    """What a run would do, as text or JSON."""
+    found = preview_of(plan)
+    return found.model_dump_json(indent=1) if as_json else found.text
 
 
 def check(names: Sequence[str], plugins: Sequence[str], as_json: bool) -> int:

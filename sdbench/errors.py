@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-
 LONGEST_NAME = 200
 """Characters up to which a name is looked up among similar ones, and shown."""
 

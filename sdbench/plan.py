@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sdbench import data, registry, zoo
+from sdbench.budget import Budget, budget_for
 from sdbench.engine import Resources, ray_tune
 from sdbench.environment import choose_device, public_command
 from sdbench.errors import EnvironmentProblem, UserError, unknown
@@ -21,7 +22,6 @@ from sdbench.selectors import parse_duration, parse_seeds
 from sdbench.spec import Options, Recipe, Record, Trial, Value
 from sdbench.store import Store
 from sdbench.variants import choose_variants
-
 
 MAX_TRIALS = 100_000
 """Of one run: more are rather a slip of the pen, and a plan of them would not fit in memory."""
@@ -37,6 +37,7 @@ class Plan(Record):
     results: str
     rerun: str
     baseline: str
+    budget: Budget | None = None
 
     def typed_resources(self) -> Resources:
         return Resources(**self.resources)
@@ -58,9 +59,10 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     options = _options(request, protocol, problems, command)
     resources = _resources(request, problems)
     engine = problems.choice("engine", request.engine, ("auto", "ray", "local"), "auto")
-    rerun = problems.choice("rerun", request.rerun, ("none", "failed", "all"), "none")
+    rerun = problems.choice("rerun", request.rerun, ("none", "failed", "stale", "all"), "none")
     baseline = problems.choice("baseline", request.baseline, ("true", "false"), "true") == "true"
     iso_cost = problems.choice("iso-cost", request.iso_cost, ("true", "false"), "false") == "true"
+    budget = problems.attempt(lambda: budget_for(request.budget, options.device, elsewhere=bool(request.address)))
     results = Path(request.results or "results").expanduser().absolute()
     problems.attempt(Store(results).prepare)
     datasets = _datasets(request, problems)  # last: it may download, which only a sound request is worth
@@ -88,6 +90,7 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
         results=str(results),
         rerun=rerun,
         baseline=registry.baseline_name(),
+        budget=budget,
     )
 
 
@@ -234,7 +237,9 @@ def _options(request: Request, protocol: Protocol, problems: Problems, command: 
             "eval_every": protocol.eval_every if every is None else every,
             "timeout_s": timeout,
             "max_failures": 1 if failures is None else failures,
-            "workers": problems.number("workers", request.workers, int, 0, 256) or 0,
+            "workers": problems.number("workers", request.workers, int, 0, 256),
+            "cpus_per_trial": problems.number("cpus_per_trial", request.cpus_per_trial, int, 1, 1024) or 1,
+            "state": problems.choice("state", request.state, ("auto", "memory", "disk"), "auto"),
             "compile": _compile(request, device, problems),
             "packed": per_gpu > 1,
             "baseline": registry.baseline_name(),
@@ -274,6 +279,7 @@ def _resources(request: Request, problems: Problems) -> Resources:
         cpus_per_trial=problems.number("cpus_per_trial", request.cpus_per_trial, int, 1, 1024) or 1,
         per_gpu=problems.number("per_gpu", request.per_gpu, int, 1, 64) or 1,
         address=request.address,
+        jobs=problems.number("jobs", request.jobs, int, 1, 65536),
     )
 
 

@@ -45,10 +45,13 @@ class Request(Record):
     per_gpu: str | None = None
     cpus: str | None = None
     cpus_per_trial: str | None = None
+    jobs: str | None = None
     address: str | None = None
     timeout: str | None = None
+    budget: str | None = None
     max_failures: str | None = None
     workers: str | None = None
+    state: str | None = None
     compile: str | None = None
     eval_every: str | None = None
     keep_logits: str | None = None

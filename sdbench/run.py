@@ -16,11 +16,13 @@ from types import FrameType
 from filelock import Timeout
 
 from sdbench import environment
+from sdbench.budget import Meter, Spending, watched
 from sdbench.engine import Engine, Job, local, ray_tune
 from sdbench.plan import Plan
 from sdbench.progress import Monitor, Reporter, label
 from sdbench.spec import Provenance, Trial, TrialResult
 from sdbench.store import DamagedRecord, Store, read_result
+from sdbench.superseded import stale_records
 
 ENGINES: dict[str, Engine] = {"local": local.run, "ray": ray_tune.run}
 SETTLE_S = 10.0
@@ -28,12 +30,13 @@ SETTLE_S = 10.0
 
 @dataclass
 class Outcome:
-    """What a run left behind. ``signal`` is the number of the signal that ended it, or 0."""
+    """What a run left behind. signal: the number of the signal that ended it, or 0. spending: how its budget stands."""
 
     results: list[TrialResult] = field(default_factory=list)
     reused: int = 0
     missing: list[Trial] = field(default_factory=list)
     signal: int = 0
+    spending: Spending | None = None
 
     @property
     def exit_code(self) -> int:
@@ -45,14 +48,24 @@ class Outcome:
 
 
 def to_do(plan: Plan, store: Store) -> list[Trial]:
-    """The trials without a final record, and the finished ones that ``rerun`` names."""
+    """The trials without a final record, and the finished ones that ``rerun`` names. With ``rerun`` "stale" only those
+    that supersede a finished record, and their teachers: nothing is started that was never there."""
     waiting = []
     for trial in plan.trials:
         found = store.result(trial)
         again = found is not None and (plan.rerun == "all" or (plan.rerun == "failed" and found.status != "ok"))
         if found is None or again:
             waiting.append(trial)
-    return waiting
+    return _renewed(waiting, store) if plan.rerun == "stale" else waiting
+
+
+def _renewed(waiting: Sequence[Trial], store: Store) -> list[Trial]:
+    """Of trials without a final record, those that supersede one, and the teachers that they lack."""
+    wanted = set(stale_records(store, waiting))
+    for trial in reversed(waiting):  # teachers stand before their students
+        if trial.id in wanted and trial.spec.teacher:
+            wanted.add(trial.spec.teacher)
+    return [trial for trial in waiting if trial.id in wanted]
 
 
 def waves(trials: Sequence[Trial]) -> list[list[Trial]]:
@@ -73,8 +86,10 @@ def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
     store = Store(Path(plan.results))
     waiting = to_do(plan, store)
     outcome = Outcome(reused=len(plan.trials) - len(waiting))
+    meter = meter_of(plan, store)
     if waiting:
-        with _signals() as caught, Reporter(Monitor(waiting, store), sys.stderr, quiet=quiet):
+        reporter = Reporter(Monitor(waiting, store), sys.stderr, quiet=quiet)
+        with _signals() as caught, reporter, watched(meter, caught.stop):
             for wave in waves(waiting):
                 jobs = [_job(plan, store, trial) for trial in wave if _has_teacher(plan, store, trial)]
                 ENGINES[plan.engine](jobs, plan.typed_resources(), caught.stop)
@@ -82,12 +97,22 @@ def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
                     _settle(store, wave)
                     break
             outcome.signal = caught.number
+    outcome.spending = meter.look(working=bool(waiting)) if meter else None
     for trial in plan.trials:
         try:
             outcome.results.append(read_result(store.folder(trial.spec, trial.id) / "trial.json"))
         except (FileNotFoundError, DamagedRecord):
             outcome.missing.append(trial)
     return outcome
+
+
+def meter_of(plan: Plan, store: Store) -> Meter | None:
+    """What counts the plan's budget, where it has one."""
+    if plan.budget is None:
+        return None
+    resources = plan.typed_resources()
+    devices = 1 / resources.per_gpu if plan.budget.kind == "gpu" else resources.cpus_per_trial
+    return Meter(plan.budget, plan.trials, store, devices)
 
 
 def _job(plan: Plan, store: Store, trial: Trial) -> Job:
@@ -178,8 +203,14 @@ def summary(plan: Plan, outcome: Outcome, board: Path | None) -> list[str]:
     lines += [f"  not run: {label(trial)}" for trial in outcome.missing]
     if board is not None:
         lines.append(f"leaderboard: {board}")
+    spending = outcome.spending
+    if spending is not None:
+        lines.append(spending.text)
     failed = next((r for r in bad if r.status != "interrupted"), None)
-    if outcome.signal or outcome.missing or any(r.status == "interrupted" for r in bad):
+    if spending is not None and spending.reached and good < len(plan.trials) and not outcome.signal:
+        left = len(plan.trials) - good
+        lines.append(f"next: the same command with a larger --budget; {left} trial(s) are left, from their checkpoints")
+    elif outcome.signal or outcome.missing or any(r.status == "interrupted" for r in bad):
         lines.append("next: the same command again; it resumes from the checkpoints")
     elif failed is not None:
         lines.append(f"next: sdbench show {failed.trial_id}, then the same command with --rerun failed")

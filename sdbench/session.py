@@ -21,6 +21,7 @@ from sdbench.graph import CapturedStep, CudaRecorder
 from sdbench.holdings import bytes_of, tensors_of
 from sdbench.method import Batch, Combination, Method, Terms, refuse_other_than_terms
 from sdbench.network import Network
+from sdbench.shelf import RowFiles
 from sdbench.spec import StepKind, Trial, TrialSpec
 
 
@@ -35,6 +36,7 @@ class Session:
         network: Network,
         method: Method,
         generator: torch.Generator,
+        rows: RowFiles | None = None,
     ) -> None:
         self.trial_id = trial.id
         self.spec: TrialSpec = trial.spec
@@ -43,6 +45,7 @@ class Session:
         self.network = network
         self.method = method
         self.generator = generator
+        self.rows = rows or RowFiles(method, None)
         recipe = self.spec.recipe
         self.batch_size = recipe.batch_size
         self.steps = dataset.steps(recipe.batch_size, method.partners, method.partners_in_batch)
@@ -92,6 +95,7 @@ class Session:
             if self.device.type != "cuda":
                 raise ValueError("a CUDA graph needs a GPU; choose eager steps")
             self._captured = CapturedStep(self._work, self.network.passes, self._stateful, CudaRecorder(self.device))
+            self._captured.obstacle = self.rows.obstacle
         elif kind == "inductor":
             self._compiled = torch.compile(self.method.loss, fullgraph=True, dynamic=False)
 
@@ -109,6 +113,7 @@ class Session:
         self.network.train()
         self.method.train()
         self._mixing.manual_seed(derive_seed(self.spec.stream, "mix", epoch))
+        self.rows.begin(epoch)
         self.method.before_epoch(epoch, self.spec.recipe.epochs)
         if self._captured is not None:
             self._captured.forget()  # before_epoch may have changed what the step does
@@ -207,8 +212,8 @@ class Session:
         return sum(p.numel() for p in self.auxiliary.values())
 
     def state_bytes(self) -> int:
-        """Bytes of training state: all that the method holds besides auxiliary parameters."""
-        return bytes_of(self.method_state())
+        """Bytes of training state: all that the method holds besides auxiliary parameters, on disk too."""
+        return bytes_of(self.method_state()) + self.rows.nbytes
 
     def method_state(self) -> list[Tensor]:
         """The tensors of the method's training state, wherever it keeps them, but for the harness's own."""
@@ -234,6 +239,7 @@ class Session:
         return {
             "network": self.network.state_dict(),
             "method": self.method.state_dict(),
+            "rows": self.rows.notes(),
             "optimizer": self.optimizer.state_dict(),
             "random": random,
             "passes": vars(self.network.passes).copy(),
@@ -243,7 +249,7 @@ class Session:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
-        self.method.load_state_dict(state["method"])
+        self.method.load_state_dict(self.rows.restore(state.get("rows", {}), state["method"]))
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"]["cpu"])
         self.generator.set_state(state["random"]["method"])

@@ -202,7 +202,10 @@ class Cost(Record):
 
 
 class Provenance(Record):
-    """Where a result came from. No host name, no user name, no absolute path."""
+    """Where a result came from. No host name, no user name, no absolute path.
+
+    config: what the options of the run came to, by name. origins: where their values came from, where not by default.
+    """
 
     versions: dict[str, str]
     device: str
@@ -214,6 +217,8 @@ class Provenance(Record):
     started: str
     finished: str
     plugin_sha256: str = ""
+    config: dict[str, str] = {}
+    origins: dict[str, str] = {}
 
 
 class Pairing(Record):
@@ -254,7 +259,11 @@ class TrialResult(Record):
 
 
 class Options(Record):
-    """How to run trials; nothing here can change a result, so nothing here is part of an identity."""
+    """How to run trials; nothing here can change a result, so nothing here is part of an identity.
+
+    workers: decoding processes of a streamed data set; None for as many as the trial has processors to spare.
+    state: where a memory of every training image is kept, see ``sdbench.shelf``.
+    """
 
     data_dir: str | None = None
     plugins: tuple[str, ...] = ()
@@ -266,11 +275,15 @@ class Options(Record):
     eval_every: Count = 0
     timeout_s: float | None = None
     max_failures: Count = 1
-    workers: Count = 0
+    workers: Count | None = None
+    cpus_per_trial: Annotated[int, Field(ge=1)] = 1
+    state: Literal["auto", "memory", "disk"] = "auto"
     compile: Literal["auto", "off", "graph"] = "auto"
     packed: bool = False
     baseline: str = ""
     command: tuple[str, ...] = ()
+    config: dict[str, str] = {}
+    origins: dict[str, str] = {}
 
 
 def canonical(value: Any) -> str:

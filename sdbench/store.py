@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import re
 import tempfile
@@ -29,15 +28,13 @@ from pydantic import ValidationError
 
 from sdbench.bounded import open_plain, read_plain
 from sdbench.cost.records import ProfileResult
+from sdbench.curve_lines import read_curve as read_curve
 from sdbench.errors import EnvironmentProblem
 from sdbench.spec import SCHEMA_VERSION, Trial, TrialResult, TrialSpec
 
 MAX_RECORD_BYTES = 16 * 2**20
 MAX_RECORD_VALUES = 100_000
 """Commas in a record's text: a bound of what reading it can take, which bytes alone do not give."""
-
-MAX_CURVE_BYTES, MAX_CURVE_LINES, MAX_LINE_BYTES, MAX_CURVE_TEXT = 32 * 2**20, 100_001, 2**16, 1000
-"""Of a curve: a recipe has at most 100,000 epochs, a line of each some hundred bytes."""
 
 _ZERO = "0" * 64
 
@@ -162,45 +159,6 @@ def read_result(path: Path) -> TrialResult:
     return read_sealed(path, TrialResult, SCHEMA_VERSION)
 
 
-def read_curve(path: Path) -> list[dict[str, Any]]:
-    """The lines of a curve; a torn last line, as a kill leaves it, is dropped, as is all from a damaged one on.
-    Empty where no plain file of a bounded size can be read."""
-    lines: list[dict[str, Any]] = []
-    try:
-        text = read_plain(path, MAX_CURVE_BYTES)
-    except OSError:
-        return lines
-    for line in text.split(b"\n", MAX_CURVE_LINES)[:MAX_CURVE_LINES]:
-        value = curve_line(line)
-        if value is None:
-            break
-        lines.append(value)
-    return lines
-
-
-def curve_line(line: bytes) -> dict[str, Any] | None:
-    """One line of a curve: numbers and short texts by name, ``terms`` likewise one level down. None for another one."""
-    try:
-        value = json.loads(line, parse_constant=_no_number) if len(line) <= MAX_LINE_BYTES else None
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) and _flat(value) else None
-
-
-def _flat(values: dict[str, Any], inner: bool = False) -> bool:
-    return all(
-        isinstance(v, int | None)
-        or (isinstance(v, float) and math.isfinite(v))
-        or (isinstance(v, str) and len(v) <= MAX_CURVE_TEXT)
-        or (isinstance(v, dict) and not inner and _flat(v, inner=True))
-        for v in values.values()
-    )
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number of JSON")
-
-
 def append_line(path: Path, line: dict[str, Any]) -> None:
     """Append one line of JSON and make it durable."""
     with path.open("a", encoding="utf-8") as file:
@@ -256,8 +214,9 @@ class Store:
     def _refuse_links(self, folder: Path) -> None:
         """Raises EnvironmentProblem where a link below ``trials/`` would lead what is written elsewhere, or its lock
         empty another file."""
-        below = [folder, *folder.parents]
-        for path in (folder / ".lock", folder / "checkpoint", folder / EPOCH_LOGITS, *below[: below.index(self.trials)]):
+        above = [folder, *folder.parents]
+        inside = [folder / name for name in (".lock", "checkpoint", "state", EPOCH_LOGITS)]
+        for path in [*inside, *above[: above.index(self.trials)]]:
             if path.is_symlink():
                 raise EnvironmentProblem(f"{path} is a link, which is not written through; move it away")
 

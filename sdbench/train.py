@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +104,8 @@ def run_trial(
     store.write(result)
     if status != "interrupted" and not options.keep_checkpoints:
         checkpoint.remove(folder / "checkpoint")
+        if session is not None:
+            session.rows.remove()
     return result
 
 
@@ -190,13 +193,17 @@ def _train_epoch(session: Session, progress: Progress, epoch: int, stop: Callabl
 def _save(session: Session, progress: Progress, folder: Path) -> None:
     state = {"trial_id": session.trial_id, "progress": vars(progress), "session": session.state()}
     checkpoint.save(folder / "checkpoint", progress.epoch, state)
+    session.rows.retire()
 
 
 def _resume(session: Session, progress: Progress, folder: Path) -> None:
     """Continue from the newest checkpoint and cut the curve back to it; otherwise start clean."""
-    state = checkpoint.load(folder / "checkpoint", checkpoint.room(session.state()), Progress())
+    state = checkpoint.load(folder / "checkpoint", checkpoint.room(session.state(), session.rows.nbytes), Progress())
     if state is not None and state["session"].get("device", session.device.type) != session.device.type:
         state = None  # streams of random numbers differ between devices: nothing to go on from
+    if state is not None and (problem := session.rows.problem(state["session"].get("rows", {}))):
+        warnings.warn(f"the checkpoint cannot be gone on from ({problem}); training starts again", stacklevel=2)
+        state = None
     if state is not None and state["trial_id"] == session.trial_id:
         session.restore(state["session"])
         for key, value in state["progress"].items():
@@ -267,6 +274,8 @@ def provenance(options: Options, device: torch.device | None, started: str) -> P
         commit=commit,
         dirty=dirty,
         command=options.command,
+        config=options.config,
+        origins=options.origins,
         started=started,
         finished=environment.now(),
     )

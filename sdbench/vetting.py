@@ -25,15 +25,16 @@ MAX_VALUES = 4_000_000
 MAX_DEPTH = 16
 MAX_MEMO = 2**24
 
-OPCODES = frozenset(
-    "PROTO STOP MARK EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 SETITEM SETITEMS APPEND APPENDS "
-    "NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE BINGET LONG_BINGET BINPUT LONG_BINPUT "
-    "GLOBAL REDUCE BUILD BINPERSID".split()
-)
-CALLED = frozenset(
-    "collections OrderedDict,torch Size,torch.serialization _get_layout,torch._utils _rebuild_tensor_v2,"
-    "torch._utils _rebuild_sparse_tensor,torch._utils _rebuild_parameter".split(",")
-)
+OPCODES = frozenset({
+    "PROTO", "STOP", "MARK", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
+    "SETITEM", "SETITEMS", "APPEND", "APPENDS", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1",
+    "BINFLOAT", "BINUNICODE", "BINGET", "LONG_BINGET", "BINPUT", "LONG_BINPUT", "GLOBAL", "REDUCE", "BUILD",
+    "BINPERSID",
+})  # fmt: skip
+CALLED = frozenset({
+    "collections OrderedDict", "torch Size", "torch.serialization _get_layout", "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_sparse_tensor", "torch._utils _rebuild_parameter",
+})  # fmt: skip
 
 
 class Unfit(ValueError):

@@ -32,7 +32,7 @@ from sdbench.train import run_trial
 Writer = Callable[..., Path]
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
 SIGNED = ("leaderboard", "compare", "validate", "merge", "schema", "report", "plot", "analyze")
-SIGNED += ("check", "doctor", "describe")
+SIGNED += ("check", "doctor", "describe", "prepare")
 """Commands whose functions name their arguments themselves."""
 
 
@@ -79,7 +79,7 @@ def test_keyword_arguments_are_named_as_options() -> None:
     own["distill"] = set(DistillOptions.__annotations__)
     for verb, names in own.items():
         options = {p.name.rstrip("_") for p in group.commands[verb].params}  # type: ignore[attr-defined]
-        assert names == options - {"as_json", "format", "quiet", "dry_run"}, verb
+        assert names == options - {"as_json", "format", "quiet", "dry_run", "show_config"}, verb
 
 
 @pytest.mark.parametrize("options", [{"metods": "ce"}, {"methods": "ce", "lrr": 1}])

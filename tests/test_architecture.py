@@ -96,7 +96,7 @@ def test_a_method_imports_no_other_method_and_no_harness() -> None:
 
 
 LAYERS = [
-    {"sdbench.cli", "sdbench.api", "sdbench.api_cost", "sdbench.api_evidence"},
+    {"sdbench.cli", "sdbench.api", "sdbench.api_cost", "sdbench.api_evidence", "sdbench.api_care"},
     {"sdbench.analysis.questions"},
     {"sdbench.analysis.pictures"},
     {"sdbench.report.commands"},
@@ -108,6 +108,8 @@ LAYERS = [
     {"sdbench.distill"},
     {"sdbench.analysis.trials", "sdbench.analysis.logits", "sdbench.analysis.planes", "sdbench.analysis.features"},
     {"sdbench.commands", "sdbench.boards", "sdbench.catalog", "sdbench.doctor", "sdbench.checks"},
+    {"sdbench.configuration"},
+    {"sdbench.preview", "sdbench.preparation"},
     {"sdbench.cost.commands"},
     {"sdbench.cost.profile", "sdbench.cost.scaling"},
     {"sdbench.cost.request"},
@@ -133,6 +135,7 @@ LAYERS = [
         "sdbench.anatomy",
     },
     {"sdbench.cost.archive"},
+    {"sdbench.superseded", "sdbench.budget"},
     {"sdbench.store"},
     {"sdbench.cost.verdict", "sdbench.cost.timing"},
     {"sdbench.statistics"},

@@ -30,6 +30,8 @@ __all__ = [
     "inspect",
     "load",
     "parse",
+    "place",
+    "prepare",
 ]
 
 LONGEST_NAME = 4096
@@ -177,6 +179,20 @@ def find(name: str, data_dir: Path | None = None) -> Path | None:
     from sdbench.data import cifar
 
     return cifar.find(parse(name).kind, data_dir)
+
+
+def place(name: str, data_dir: Path | None = None) -> Path:
+    """Where the files of a data set are, or will be once they were downloaded or made."""
+    module, source, _, _ = _opened(name, None)
+    return cast(Path, module.place(source, data_dir))
+
+
+def prepare(name: str, data_dir: Path | None = None, image_size: int | None = None) -> DataFacts:
+    """As ``inspect``, and whatever a run would decode and keep in the cache folder is there afterwards."""
+    module, source, info, size = _opened(name, image_size)
+    if hasattr(module, "load_arrays"):
+        return cast(DataFacts, module.load_arrays(source, info, data_dir, size).facts)
+    return cast(DataFacts, module.inspect(source, info, data_dir, size))
 
 
 def load(

@@ -1,9 +1,9 @@
 """CIFAR-10 and CIFAR-100 as published, never opened before their MD5 sums are checked.
 
 The published files are pickles, which can run code when they are opened: the very bytes that are opened are compared
-with the published sum first, and nothing but arrays and plain values can come of them. A download goes into a folder of
-its own; the archive is checked before it is unpacked, the files after, and the folder is moved into place whole, so that
-one that broke off is never used.
+with the published sum first, and nothing but arrays and plain values can come of them. A download goes into a folder
+of its own; the archive is checked before it is unpacked, the files after, and the folder is moved into place whole,
+so that one that broke off is never used.
 """
 
 from __future__ import annotations
@@ -180,6 +180,11 @@ def _download(name: str, published: Published) -> Path:
         ) from error
     _verify(published, root)
     return root
+
+
+def place(source: Source, data_dir: Path | None) -> Path:
+    """The published folder, or where a download would put it."""
+    return (find(source.kind, data_dir) or cache_folder()) / PUBLISHED[source.kind].folder
 
 
 def inspect(source: Source, info: DatasetInfo, data_dir: Path | None, image_size: int) -> DataFacts:

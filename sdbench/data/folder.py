@@ -169,6 +169,11 @@ def facts_of(listing: Listing, source: Source, info: DatasetInfo, size: int | No
     )
 
 
+def place(source: Source, data_dir: Path | None) -> Path:
+    """The folder of images. UserError where there is none."""
+    return locate(source, data_dir)
+
+
 def inspect(source: Source, info: DatasetInfo, data_dir: Path | None, size: int | None) -> DataFacts:
     """What is known of the files after reading, not decoding, all of them."""
     return facts_of(scan(source, data_dir), source, info, size)

@@ -127,6 +127,11 @@ def _test_files(root: Path, wnids: tuple[str, ...], problems: list[str]) -> tupl
     return files, labels
 
 
+def place(source: Source, data_dir: Path | None) -> Path:
+    """The published folder. UserError where it is not there."""
+    return find(data_dir)
+
+
 def inspect(source: Source, info: DatasetInfo, data_dir: Path | None, image_size: int) -> DataFacts:
     """What is known of the files after reading, not decoding, all of them."""
     return _facts(source, info, scan(find(data_dir)), image_size)

@@ -16,6 +16,7 @@ from threading import Event, Thread
 from typing import IO
 
 from sdbench import environment
+from sdbench.engine import fence
 from sdbench.engine.job import Job
 from sdbench.spec import Provenance, Status, TrialResult
 from sdbench.store import DamagedRecord, Store, read_result, write_atomic
@@ -43,6 +44,8 @@ def supervise(job: Job, stop: Event, environ: dict[str, str] | None = None) -> S
         if found is not None:
             _keep_log(store, found, attempted.log)
             return found.status
+        if attempted.code == fence.LOST:  # somebody else works on it, and will write its record
+            return None
         if attempt < attempts - 1:
             continue
     if attempted.timed_out:
@@ -186,6 +189,8 @@ def _write(store: Store, job: Job, status: Status, reason: str, log: str) -> Sta
         commit=commit,
         dirty=dirty,
         command=job.options.command,
+        config=job.options.config,
+        origins=job.options.origins,
         started=started.provenance.started if started else environment.now(),
         finished=environment.now(),
     )

@@ -11,10 +11,16 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sdbench.engine import fence
 from sdbench.engine.job import Job
-from sdbench.spec import TrialResult
+from sdbench.errors import TrialInterrupted
+from sdbench.spec import Options, Trial, TrialResult
 from sdbench.store import Store
+
+if TYPE_CHECKING:
+    from sdbench.session import Session
 
 ORPHAN_GRACE_S = 3.0
 
@@ -28,12 +34,24 @@ def work(job: Job, status: int, stop: threading.Event) -> TrialResult:
         found = store.result(job.trial)
         if found is not None and found.provenance.finished != job.replaces:
             return found
+        fence.watch(folder, fence.take(folder))
         from sdbench import registry
         from sdbench.train import run_trial
 
         for plugin in job.options.plugins:
             registry.load_plugin(plugin)
-        return run_trial(job.trial, store, job.options, stop=stop.is_set)
+        return run_trial(job.trial, store, job.options, stop=stop.is_set, opener=_open)
+
+
+def _open(trial: Trial, store: Store, options: Options) -> Session:
+    """Open a session, unless the method is not the one any more that the trial's id was made from."""
+    from sdbench.assembly import open_session
+    from sdbench.identity import method_source
+
+    method = trial.spec.method
+    if method_source(method) != trial.identity.method_source:
+        raise TrialInterrupted(f"the source of {method} has changed since the command began; run it again")
+    return open_session(trial, store, options)
 
 
 def _watch_supervisor(stop: threading.Event) -> None:

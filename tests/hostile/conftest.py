@@ -136,7 +136,7 @@ def bounded(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def odd_file(tmp_path: Path) -> Callable[[Path, str], None]:
-    """``odd_file(path, kind)`` puts something in the place of a file: fifo, device, link to one, sparse, folder, loop."""
+    """``odd_file(path, kind)`` puts something in the place of a file: a kind of ``ODD_FILES``."""
 
     def put(path: Path, kind: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

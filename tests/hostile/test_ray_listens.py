@@ -40,7 +40,20 @@ def test_what_loopback_is() -> None:
 
 @pytest.mark.ray
 def test_a_run_listens_on_loopback_only(tmp_path: Path) -> None:
-    words = ["run", "--methods", "ce", "--seeds", "0", "--epochs", "2", "--no-baseline", "--engine", "ray", "--cpus", "1"]
+    words = [
+        "run",
+        "--methods",
+        "ce",
+        "--seeds",
+        "0",
+        "--epochs",
+        "2",
+        "--no-baseline",
+        "--engine",
+        "ray",
+        "--cpus",
+        "1",
+    ]
     environ = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "sdbench", *words, "--results", str(tmp_path / "results")]
     process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

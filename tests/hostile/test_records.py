@@ -78,7 +78,7 @@ def test_an_odd_file_neither_blocks_nor_fills(
         "print('answered')"
     )
     words = [[str(word) for word in each] for each in reading(results, target)]
-    ready = "import json, sdbench.validation, sdbench.boards\nfrom typer.testing import CliRunner\nfrom sdbench.cli import app"
+    ready = "import json, sdbench.boards\nfrom typer.testing import CliRunner\nfrom sdbench.cli import app"
     if kind == "sparse" and name != "trial.json":
         words = [each for each in words if each[0] not in ("merge", "validate")]  # they hash what is sealed
     assert bounded(code, json.dumps(words), ready=ready).strip() == "answered"
@@ -90,7 +90,8 @@ def test_an_odd_file_neither_blocks_nor_fills(
     "line",
     [
         b'{"epoch": 0, "loss": [[[[1]]]]}', b'{"epoch": 0, "top1": 1e999}', b'{"epoch": 0, "top1": NaN}', b"[1]",
-        b'{"epoch": 0, "terms": {"a": {"b": 1}}}', b'{"epoch": "' + b"a" * 2000 + b'"}', b'{"epoch": ' + b"9" * 5000 + b"}",
+        b'{"epoch": 0, "terms": {"a": {"b": 1}}}', b'{"epoch": "' + b"a" * 2000 + b'"}',
+        b'{"epoch": ' + b"9" * 5000 + b"}",
         b"\xff\xfe", b'{"a":' * 100_000,
     ],
 )  # fmt: skip
@@ -117,7 +118,10 @@ def test_ids_and_names_are_no_way_out(results: Path, outside: Path, forge: Any, 
     """A record whose names are paths is refused by merge or copied under names of one component."""
     before = tree(outside)
     for field in ("dataset", "network", "method"):
-        forge(lambda content, f=field: content["spec"].update({f: "../../../outside/precious.txt"}), f"trials/x/y/z/{field}")
+        forge(
+            lambda content, f=field: content["spec"].update({f: "../../../outside/precious.txt"}),
+            f"trials/x/y/z/{field}",
+        )
     forge(lambda content: content.update(trial_id="../../../../outside/owned"), "trials/x/y/z/id")
     into = outside.parent / "into"
     code, out, _ = sdbench("merge", results, "--into", into)
@@ -129,7 +133,11 @@ def test_ids_and_names_are_no_way_out(results: Path, outside: Path, forge: Any, 
 
 
 def test_what_a_record_seals_is_no_way_out(results: Path, outside: Path, forge: Any, sdbench: Sdbench) -> None:
-    names = ("../../../../../../outside/precious.txt", "/etc/passwd", "epoch_logits/epoch-1/../../../../../../outside/x")
+    names = (
+        "../../../../../../outside/precious.txt",
+        "/etc/passwd",
+        "epoch_logits/epoch-1/../../../../../../outside/x",
+    )
     for name in names:
         forge(lambda content, n=name: content.update(checksums={n: "0" * 64}))
         code, out, _ = sdbench("validate", results)
