@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from sdbench.bounded import open_plain, read_plain
-from sdbench.curve_file import read_curve, write_curve
+from sdbench.curve_lines import read_curve, write_curve
 from sdbench.durable import (
     WriteProblem,
     append_line,
@@ -50,20 +50,16 @@ _ZERO = "0" * 64
 PROBE = ".probe"
 PROBE_BYTES = 2**16
 
-<<<<<<< HEAD
 STATE = "state"
 """The folder, in a trial's own, of memories of every image that are kept on disk while it trains."""
 
-AnyRecord = TypeVar("AnyRecord", TrialResult, ProfileResult)
-=======
 AnyRecord = TypeVar("AnyRecord", bound=Sealed)
 
 __all__ = [
-    "EPOCH_LOGITS", "Damaged", "DamagedRecord", "Scan", "Store", "WriteProblem", "append_line", "component",
+    "EPOCH_LOGITS", "STATE", "Damaged", "DamagedRecord", "Scan", "Store", "WriteProblem", "append_line", "component",
     "read_curve", "read_result", "read_sealed", "replacing", "seal", "sha256", "sync_folder", "write_atomic",
     "write_curve",
 ]  # fmt: skip
->>>>>>> 067c3785967d63fc600ec73eb25a06a37f11a0f5
 
 
 class DamagedRecord(Exception):
@@ -178,8 +174,18 @@ class Store:
 
     def lock(self, folder: Path, timeout: float = -1) -> FileLock:
         """The lock of a trial; a process that dies gives it up."""
+        self._refuse_links(folder)
         make_folder(folder)
         return FileLock(folder / ".lock", timeout=timeout)
+
+    def _refuse_links(self, folder: Path) -> None:
+        """Raises EnvironmentProblem where a link below ``trials/`` would lead what is written elsewhere, or its lock
+        empty another file."""
+        above = [folder, *folder.parents]
+        inside = [folder / name for name in (".lock", "checkpoint", "state", EPOCH_LOGITS)]
+        for path in [*inside, *above[: above.index(self.trials)]]:
+            if path.is_symlink():
+                raise EnvironmentProblem(f"{path} is a link, which is not written through; move it away")
 
     def result(self, trial: Trial) -> TrialResult | None:
         """The trial's final record. None if it is missing or damaged, says "interrupted" or that the machine failed, or
@@ -205,6 +211,7 @@ class Store:
     def write(self, result: TrialResult, name: str = "trial.json") -> None:
         """Write a record, with the checksums of the files beside it. Whatever stands in the way is set aside."""
         folder = self.folder(result.spec, result.trial_id)
+        self._refuse_links(folder)
         make_way(folder)
         sums = {}
         if name == "trial.json":

@@ -162,7 +162,7 @@ LAYERS = [
     {"sdbench.housekeeping_removal", "sdbench.housekeeping_records"},
     {"sdbench.superseded", "sdbench.budget"},
     {"sdbench.store"},
-    {"sdbench.trial_folder", "sdbench.curve_file"},
+    {"sdbench.trial_folder", "sdbench.curve_lines"},
     {"sdbench.durable"},
     {"sdbench.cost.verdict", "sdbench.cost.timing"},
     {"sdbench.statistics"},

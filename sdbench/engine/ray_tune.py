@@ -141,7 +141,7 @@ def _own(resources: Resources) -> Iterator[None]:
     import ray
 
     cpus = resources.cpus if resources.cpus is not None else environment.cpu_count()
-    with _own_signals():
+    with _own_signals(), _loopback():
         ray.init(
             address="local",
             num_cpus=cpus,
@@ -157,6 +157,27 @@ def _own(resources: Resources) -> Iterator[None]:
         ray.shutdown()
         if session is not None:
             shutil.rmtree(session, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """A Ray that starts here is reached from this machine only.
+
+    Its servers bind the node's address, by default that of a network interface; an address of 127.0.0.1 that is asked
+    for is replaced by that. Where Ray is told that there are no clusters, as on macOS and Windows, it takes the
+    loopback address by itself. A Ray without that switch binds as it does by default.
+    """
+    from ray._private import ray_constants
+
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", None)
+    if before is None:
+        yield
+        return
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _session_folder() -> Path | None:

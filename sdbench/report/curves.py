@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdbench.bounded import read_plain
-from sdbench.curve_file import MAX_CURVE_BYTES, MAX_CURVE_LINES, curve_line
+from sdbench.curve_lines import MAX_CURVE_BYTES, MAX_CURVE_LINES, curve_line
 from sdbench.statistics import MeanStd, mean_std
 
 Line = Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""``curve.jsonl``: one line of JSON for each epoch. No torch."""
+"""The lines of ``curve.jsonl``, read within bounds: what a line may be, and how many there may be."""
 
 from __future__ import annotations
 
