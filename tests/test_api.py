@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import sdbench
 from sdbench import api
 from sdbench.api_options import ClaimsOptions, DistillOptions, ProfileOptions, RunOptions, command, typed
+from sdbench.api_tune import TuneOptions
 from sdbench.cli import app
 from sdbench.cost.records import ProfileResult, ProfileRow
 from sdbench.cost.request import ProfileRequest
@@ -77,6 +78,7 @@ def test_keyword_arguments_are_named_as_options() -> None:
     group = typer.main.get_command(app)
     own = {verb: set(inspect.signature(getattr(api, verb)).parameters) - {"write"} for verb in SIGNED}
     own["distill"] = set(DistillOptions.__annotations__)
+    own["tune"] = set(TuneOptions.__annotations__)
     for verb, names in own.items():
         options = {p.name.rstrip("_") for p in group.commands[verb].params}  # type: ignore[attr-defined]
         assert names == options - {"as_json", "format", "quiet", "dry_run"}, verb

@@ -37,8 +37,9 @@ def uses(path: Path, package: str, *, top_level: bool = False) -> bool:
     return any(name.split(".")[0] == package for name in imports(path, top_level=top_level))
 
 
-def test_only_the_ray_engine_imports_ray() -> None:
-    assert [module_name(p) for p in HARNESS if uses(p, "ray")] == ["sdbench.engine.ray_tune"]
+def test_only_the_ray_engines_import_ray() -> None:
+    engines = ["sdbench.engine.ray_search", "sdbench.engine.ray_tune"]
+    assert [module_name(p) for p in HARNESS if uses(p, "ray")] == engines
     assert not any(uses(p, "ray", top_level=True) for p in HARNESS)
 
 
@@ -96,7 +97,7 @@ def test_a_method_imports_no_other_method_and_no_harness() -> None:
 
 
 LAYERS = [
-    {"sdbench.cli", "sdbench.api", "sdbench.api_cost", "sdbench.api_evidence"},
+    {"sdbench.cli", "sdbench.api", "sdbench.api_cost", "sdbench.api_evidence", "sdbench.api_tune"},
     {"sdbench.analysis.questions"},
     {"sdbench.analysis.pictures"},
     {"sdbench.report.commands"},
@@ -105,16 +106,18 @@ LAYERS = [
     {"sdbench.report.charts"},
     {"sdbench.report.costs"},
     {"sdbench.report.material"},
-    {"sdbench.distill"},
+    {"sdbench.distill", "sdbench.tuning_run"},
     {"sdbench.analysis.trials", "sdbench.analysis.logits", "sdbench.analysis.planes", "sdbench.analysis.features"},
     {"sdbench.commands", "sdbench.boards", "sdbench.catalog", "sdbench.doctor", "sdbench.checks"},
     {"sdbench.cost.commands"},
     {"sdbench.cost.profile", "sdbench.cost.scaling"},
     {"sdbench.cost.request"},
     {"sdbench.run"},
-    {"sdbench.teachers", "sdbench.distill_table"},
+    {"sdbench.tuning"},
+    {"sdbench.teachers", "sdbench.distill_table", "sdbench.study"},
     {"sdbench.plan", "sdbench.iso_cost", "sdbench.variants", "sdbench.protocol", "sdbench.request"},
-    {"sdbench.engine", "sdbench.engine.local", "sdbench.engine.ray_tune"},
+    {"sdbench.engine", "sdbench.engine.local", "sdbench.engine.ray_tune", "sdbench.engine.ray_search"},
+    {"sdbench.engine.follow"},
     {"sdbench.engine.supervise", "sdbench.engine.worker", "sdbench.engine.job"},
     {"sdbench.cost.memory", "sdbench.cost.counts", "sdbench.cost.energy", "sdbench.cost.state"},
     {"sdbench.cost.setting"},
@@ -133,11 +136,15 @@ LAYERS = [
         "sdbench.anatomy",
     },
     {"sdbench.cost.archive"},
+    {"sdbench.study_records"},
     {"sdbench.store"},
     {"sdbench.cost.verdict", "sdbench.cost.timing"},
     {"sdbench.statistics"},
     {"sdbench.cost.records"},
+    {"sdbench.study_values"},
     {"sdbench.spec", "sdbench.space", "sdbench.errors"},
+    {"sdbench.tuning_records"},
+    {"sdbench.record"},
 ]
 
 
