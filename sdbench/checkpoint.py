@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from sdbench.store import replacing, sha256
+from sdbench.trial_folder import make_way_for
 
 KEEP = 2
 
@@ -29,11 +30,13 @@ _COMMENT = len(_MARK) + 64
 
 def save(folder: Path, epoch: int, state: dict[str, Any]) -> None:
     """Write the state before epoch ``epoch`` durably, then drop all but the newest checkpoints."""
-    with replacing(folder / f"epoch-{epoch:06d}.pt") as temporary:
+    path = folder / f"epoch-{epoch:06d}.pt"
+    make_way_for(path)
+    with replacing(path) as temporary:
         torch.save(state, temporary)
         _seal(temporary)
     for later in _newest_first(folder):
-        if later.name > f"epoch-{epoch:06d}.pt":  # damaged, or of a run that was not gone on from
+        if later.name > path.name:  # damaged, or of a run that was not gone on from
             later.unlink(missing_ok=True)
     make_room(folder, KEEP)
 
@@ -65,7 +68,7 @@ def remove(folder: Path) -> None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    found = [p for p in folder.glob("epoch-*.pt") if re.fullmatch(r"epoch-\d{6}\.pt", p.name)]
+    found = [p for p in folder.glob("epoch-*.pt") if re.fullmatch(r"epoch-\d{6}\.pt", p.name) and p.is_file()]
     return sorted(found, reverse=True)
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sdbench import data, registry, zoo
 from sdbench.engine import Resources, ray_tune
 from sdbench.environment import choose_device, public_command
-from sdbench.errors import EnvironmentProblem, UserError, unknown
+from sdbench.errors import EnvironmentProblem, unknown
 from sdbench.iso_cost import iso_cost_cells
 from sdbench.protocol import PROTOCOLS, Cell, Protocol, baselines, expand
 from sdbench.request import Problems, Request
@@ -62,7 +62,7 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     datasets = _datasets(request, problems)  # last: it may download, which only a sound request is worth
     recipes = _recipes(protocol, datasets, overrides, problems)
     if problems.found or networks is None:
-        raise UserError(list(dict.fromkeys(problems.found)))
+        raise problems.raised()
     cells = [
         _cell(facts, network, name, params, recipes[facts.name], precision, threads)
         for facts in datasets

@@ -29,6 +29,7 @@ from sdbench.session import Session
 from sdbench.spec import Cost, Metrics, Options, Pairing, Scaled, Status, StepKind, Trial, TrialResult
 from sdbench.store import Store, WriteProblem, append_line, write_curve
 from sdbench.temperature import rescore
+from sdbench.trial_folder import make_way
 
 CLOCKS = ("train_s", "process_s", "eval_s", "setup_s")
 
@@ -90,6 +91,7 @@ def run_trial(
     status: Status = "ok"
     reason, scores, resumable = "", Scores(), False
     try:
+        make_way(folder)
         earlier = None if anew else store.started(trial)
         if earlier is None:
             store.write(_record(trial, options, progress, "interrupted", BEGUN), "started.json")
