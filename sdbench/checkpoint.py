@@ -19,6 +19,7 @@ import torch
 
 from sdbench.bounded import open_plain
 from sdbench.store import replacing, sha256
+from sdbench.trial_folder import make_way_for
 from sdbench.vetting import COMMENT, MARK, Unfit, bytes_in, vet, vet_parts, vet_values
 
 KEEP = 2
@@ -37,11 +38,13 @@ _END = b"PK\x05\x06"
 
 def save(folder: Path, epoch: int, state: dict[str, Any]) -> None:
     """Write the state before epoch ``epoch`` durably, then drop all but the newest checkpoints."""
-    with replacing(folder / f"epoch-{epoch:06d}.pt") as temporary:
+    path = folder / f"epoch-{epoch:06d}.pt"
+    make_way_for(path)
+    with replacing(path) as temporary:
         torch.save(state, temporary)
         _seal(temporary)
     for later in _newest_first(folder):
-        if later.name > f"epoch-{epoch:06d}.pt":  # damaged, or of a run that was not gone on from
+        if later.name > path.name:  # damaged, or of a run that was not gone on from
             later.unlink(missing_ok=True)
     make_room(folder, KEEP)
 
@@ -102,7 +105,7 @@ def remove(folder: Path) -> None:
 def _newest_first(folder: Path) -> list[Path]:
     if folder.is_symlink():
         return []
-    found = [p for p in folder.glob("epoch-*.pt") if re.fullmatch(r"epoch-\d{6}\.pt", p.name)]
+    found = [p for p in folder.glob("epoch-*.pt") if re.fullmatch(r"epoch-\d{6}\.pt", p.name) and p.is_file()]
     return sorted(found, reverse=True)
 
 

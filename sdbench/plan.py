@@ -70,7 +70,7 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     recipes = _recipes(protocol, datasets, overrides, problems)
     shards.judge(resources.gpus_per_trial, variants, recipes, problems)
     if problems.found or networks is None:
-        raise UserError(list(dict.fromkeys(problems.found)))
+        raise problems.raised()
     cells = [
         _cell(facts, network, name, params, recipes[facts.name], precision, threads, resources.gpus_per_trial)
         for facts in datasets

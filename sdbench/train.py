@@ -30,6 +30,7 @@ from sdbench.session import Session
 from sdbench.spec import Options, Status, StepKind, Trial, TrialResult
 from sdbench.store import Store, WriteProblem, append_line, write_curve
 from sdbench.temperature import rescore
+from sdbench.trial_folder import make_way
 from sdbench.workers import ALONE, PeerLost, Workers
 
 BEGUN = "started and not finished"
@@ -71,6 +72,7 @@ def run_trial(
     status: Status = "ok"
     reason, scores, resumable = "", Scores(), False
     try:
+        make_way(folder)
         earlier = None if anew else store.started(trial)
         if earlier is None and workers.leads:
             store.write(record_of(trial, options, progress, "interrupted", BEGUN), "started.json")

@@ -175,7 +175,7 @@ def test_a_kill_at_any_point_of_a_write_leaves_old_or_new(tmp_path: Path, point:
     script = f"""
         import os, signal
         from pathlib import Path
-        from sdbench import durable, store
+        import sdbench.durable as store
 
         def die(*args, **kwargs):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -190,7 +190,7 @@ def test_a_kill_at_any_point_of_a_write_leaves_old_or_new(tmp_path: Path, point:
         elif point == "replace":
             Path.replace = die
         else:
-            durable.sync_folder = die
+            store.sync_folder = die
         store.write_atomic(Path({str(path)!r}), "new" * 1000)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
