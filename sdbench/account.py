@@ -74,7 +74,7 @@ def record_of(
         tuned=trial.tuned,
         cost=cost_of(session, progress) if session else None,
         pairing=pairing,
-        provenance=provenance(options, session.device if session else None, progress.started),
+        provenance=provenance(options, session.device if session else None, progress.started, trial.spec.method),
         resumes=tuple(progress.resumes),
         epochs_done=progress.epoch,
         num_classes=session.data.num_classes if session else None,

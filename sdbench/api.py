@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from sdbench.api_care import gc, prepare, rescore, rm
+from sdbench.api_care import export, gc, init, new_method, prepare, rescore, rm
 from sdbench.api_cost import claims, profile, profile_sweep, profiles
 from sdbench.api_evidence import (
     analyze,
@@ -53,7 +53,9 @@ __all__ = [
     "describe",
     "distill",
     "doctor",
+    "export",
     "gc",
+    "init",
     "leaderboard",
     "list_datasets",
     "list_methods",
@@ -61,6 +63,7 @@ __all__ = [
     "list_models",
     "list_protocols",
     "merge",
+    "new_method",
     "plan",
     "plan_distill",
     "plan_tune",

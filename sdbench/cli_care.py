@@ -21,7 +21,7 @@ part = typer.Typer()
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="say what would go, and stop")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 
-LEFT_OUT = {"dry_run", "quiet"}
+LEFT_OUT = {"dry_run", "quiet", "progress", "verbose", "color"}
 """Options of ``run`` that mean nothing to ``plan``."""
 
 
@@ -113,6 +113,57 @@ def rescore(
         found = upkeep.rescore(results or "results", trials or [], chosen, write=write)
         say(found.model_dump_json(indent=1) if as_json else found.text)
     raise typer.Exit(0 if found.agrees else 1)
+
+
+@part.command()
+def export(
+    trials: Annotated[Many, typer.Argument(help="ids, or beginnings of four digits and more (all)")] = None,
+    output: Annotated[Text, typer.Option("--output", help="a .zip file (trials.zip)")] = None,
+    methods: Methods = None,
+    dataset: Datasets = None,
+    model: Models = None,
+    protocol: Annotated[Text, typer.Option(help="only this protocol")] = None,
+    results: Results = None,
+    as_json: Json = False,
+) -> None:
+    """Records and curves of trials in one zip file, without tensors, for others to merge."""
+    with answers():
+        from sdbench import boards, upkeep
+
+        chosen = boards.Filter.read(methods, dataset, model, protocol)
+        found = upkeep.export(results or "results", trials or [], chosen, output)
+        typer.echo(found.model_dump_json(indent=1) if as_json else found.text)
+
+
+@part.command()
+def init(
+    context: typer.Context, file: Annotated[Text, typer.Argument(help="the file to write (sdbench.toml)")] = None
+) -> None:
+    """Write a configuration file with every option of `run`, commented."""
+    with answers():
+        from sdbench import starting
+
+        options = context.find_root().command.commands["run"].params  # type: ignore[attr-defined]
+        path = starting.init(file, {str(option.name).rstrip("_"): option.help or "" for option in options})
+        typer.echo(f"wrote {path}; next: sdbench plan --config {path}")
+
+
+@part.command("new-method")
+def new_method(
+    name: Annotated[str, typer.Argument(help="what the method is called on the command line")],
+    kind: Annotated[str, typer.Option(help="criterion, state (a memory), views (two passes) or mix")] = "criterion",
+    directory: Annotated[str, typer.Option(help="folder of the method's file")] = ".",
+    tests: Annotated[str, typer.Option(help="folder of its test")] = ".",
+    as_json: Json = False,
+) -> None:
+    """Write a method that works as it is, and the test of its formula, to be made yours."""
+    with answers():
+        from pathlib import Path
+
+        from sdbench import scaffold
+
+        written = scaffold.write(name, kind, Path(directory), Path(tests))
+        typer.echo(written.model_dump_json(indent=1) if as_json else written.text)
 
 
 def _swept(found: Sweep, dry_run: bool, yes: bool, as_json: bool) -> None:

@@ -113,7 +113,7 @@ LAYERS = [
     {"sdbench.distill", "sdbench.tuning_run"},
     {"sdbench.analysis.trials", "sdbench.analysis.logits", "sdbench.analysis.planes", "sdbench.analysis.features"},
     {"sdbench.upkeep"},
-    {"sdbench.rescoring"},
+    {"sdbench.rescoring", "sdbench.bundle", "sdbench.scaffold", "sdbench.starting"},
     {"sdbench.commands", "sdbench.boards", "sdbench.catalog", "sdbench.doctor", "sdbench.checks"},
     {"sdbench.configuration"},
     {"sdbench.preview", "sdbench.preparation"},
