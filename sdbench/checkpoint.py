@@ -88,7 +88,9 @@ def _read(path: Path, limit: int, progress: object) -> dict[str, Any]:
     with open_plain(path) as file:
         vet(file, limit)
         file.seek(0)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # that looking at sparse tensors takes time
+            warnings.filterwarnings("ignore", message="Validating sparse tensor")
+            state = torch.load(file, map_location="cpu", weights_only=True)
     vet_values(state)
     if not isinstance(state, dict):
         raise Unfit("not a mapping")
