@@ -4,7 +4,7 @@
         started.json   written first: a record with status "interrupted", for boards made meanwhile
         trial.json     the result, written last
         curve.jsonl    one line per epoch
-        network.safetensors, logits.safetensors, epoch_logits/, checkpoint/, log.txt (of a trial that failed)
+        network.safetensors, logits.safetensors, epoch_logits/, checkpoint/, state/, log.txt (of a trial that failed)
         .lock          held by the process that works on the trial; what a dead one leaves is no lock
 
 A record is written after the files beside it, with their checksums; ``sdbench.durable`` tells how files are written.
@@ -54,12 +54,6 @@ _ZERO = "0" * 64
 PROBE = ".probe"
 PROBE_BYTES = 2**16
 
-<<<<<<< HEAD
-STATE = "state"
-"""The folder, in a trial's own, of memories of every image that are kept on disk while it trains."""
-
-AnyRecord = TypeVar("AnyRecord", TrialResult, ProfileResult)
-=======
 AnyRecord = TypeVar("AnyRecord", bound=Sealed)
 
 __all__ = [
@@ -67,7 +61,6 @@ __all__ = [
     "read_curve", "read_result", "read_sealed", "replacing", "seal", "sha256", "sync_folder", "write_atomic",
     "write_curve",
 ]  # fmt: skip
->>>>>>> 067c3785967d63fc600ec73eb25a06a37f11a0f5
 
 
 class DamagedRecord(Exception):
