@@ -52,9 +52,7 @@ def _where_rows_lie(spec: TrialSpec, options: Options) -> Mode:
     if spec.shards == 1:
         return options.state
     if options.state == "disk":
-        raise UserError(
-            "--state disk: memories of every image are joined in memory where a trial has several processes"
-        )
+        raise UserError("--state disk: not with several processes per trial, which join their memories of every image")
     return "memory"
 
 

@@ -4,7 +4,7 @@
         started.json   written first: a record with status "interrupted", for boards made meanwhile
         trial.json     the result, written last
         curve.jsonl    one line per epoch
-        network.safetensors, logits.safetensors, epoch_logits/, checkpoint/, log.txt (of a trial that failed)
+        network.safetensors, logits.safetensors, epoch_logits/, checkpoint/, state/, log.txt (of a trial that failed)
         .lock          held by the process that works on the trial; what a dead one leaves is no lock
 
 A record is written after the files beside it, with their checksums; ``sdbench.durable`` tells how files are written.
@@ -50,13 +50,10 @@ _ZERO = "0" * 64
 PROBE = ".probe"
 PROBE_BYTES = 2**16
 
-STATE = "state"
-"""The folder, in a trial's own, of memories of every image that are kept on disk while it trains."""
-
 AnyRecord = TypeVar("AnyRecord", bound=Sealed)
 
 __all__ = [
-    "EPOCH_LOGITS", "STATE", "Damaged", "DamagedRecord", "Scan", "Store", "WriteProblem", "append_line", "component",
+    "EPOCH_LOGITS", "Damaged", "DamagedRecord", "Scan", "Store", "WriteProblem", "append_line", "component",
     "read_curve", "read_result", "read_sealed", "replacing", "seal", "sha256", "sync_folder", "write_atomic",
     "write_curve",
 ]  # fmt: skip
