@@ -31,6 +31,7 @@ from sdbench.api_evidence import (
     validate,
 )
 from sdbench.api_options import Many, One, RunOptions, command, folder, given, text, texts, typed, warn
+from sdbench.api_tune import plan_tune, tune
 from sdbench.frames import to_pandas
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ __all__ = [
     "new_method",
     "plan",
     "plan_distill",
+    "plan_tune",
     "plot",
     "prepare",
     "preview",
@@ -79,6 +81,7 @@ __all__ = [
     "to_pandas",
     "trial",
     "trials",
+    "tune",
     "validate",
 ]
 

@@ -30,6 +30,7 @@ class RunOptions(TypedDict, total=False):
     batch_size: One
     lr: One
     weight_decay: One
+    augment: One
     precision: One
     threads: One
     image_size: One
@@ -40,6 +41,7 @@ class RunOptions(TypedDict, total=False):
     device: One
     gpus: One
     per_gpu: One
+    gpus_per_trial: One
     cpus: One
     cpus_per_trial: One
     jobs: One
@@ -48,6 +50,7 @@ class RunOptions(TypedDict, total=False):
     budget: One
     max_failures: One
     workers: One
+    state: One
     compile: One
     eval_every: One
     rerun: One

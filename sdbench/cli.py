@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sdbench import cli_care, cli_cost, cli_evidence
+from sdbench import cli_care, cli_cost, cli_evidence, cli_tune
 from sdbench.cli_options import (
     Datasets,
     Json,
@@ -26,8 +26,10 @@ from sdbench.cli_options import (
     Text,
     answers,
     given,
+    open_streams,
     show_answer,
 )
+from sdbench.terminal import say
 
 app = typer.Typer(
     name="sdbench",
@@ -48,7 +50,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from sdbench.doctor import version_line
 
-        typer.echo(version_line())
+        say(version_line())
         raise typer.Exit
 
 
@@ -74,6 +76,7 @@ def run(
     batch_size: Annotated[Text, typer.Option("--batch-size", "-b", help="labelled images per step")] = None,
     lr: Annotated[Text, typer.Option(help="peak learning rate")] = None,
     weight_decay: Annotated[Text, typer.Option(help="on every parameter")] = None,
+    augment: Annotated[Text, typer.Option(help="basic, cutout or trivialaugment: beyond crops and flips")] = None,
     precision: Annotated[Text, typer.Option(help="bf16 (autocast) or fp32")] = None,
     threads: Annotated[Text, typer.Option(help="CPU threads per trial")] = None,
     image_size: Annotated[Text, typer.Option(help="side in pixels, where the data set offers more than one")] = None,
@@ -84,6 +87,7 @@ def run(
     device: Annotated[Text, typer.Option(help="auto, cpu or cuda")] = None,
     gpus: Annotated[Text, typer.Option(help="GPUs to use: all or a number")] = None,
     per_gpu: Annotated[Text, typer.Option(help="trials per GPU at once; above 1 timings do not count")] = None,
+    gpus_per_trial: Annotated[Text, typer.Option(help="GPUs, or processes, that share each batch of a trial")] = None,
     cpus: Annotated[Text, typer.Option(help="CPUs to use")] = None,
     cpus_per_trial: Annotated[Text, typer.Option(help="CPUs that a trial occupies")] = None,
     jobs: Annotated[Text, typer.Option("--jobs", "-j", help="trials at once, at most")] = None,
@@ -91,7 +95,8 @@ def run(
     timeout: Annotated[Text, typer.Option(help="limit per trial: 90, 15m, 6h")] = None,
     budget: Annotated[Text, typer.Option(help="limit of all trials together: 6h, 40gpu-h, 30cpu-h")] = None,
     max_failures: Annotated[Text, typer.Option(help="restarts of a trial whose process dies")] = None,
-    workers: Annotated[Text, typer.Option(help="decoding processes of a streamed data set")] = None,
+    workers: Annotated[Text, typer.Option(help="processes that decode images; default: spare CPUs")] = None,
+    state: Annotated[Text, typer.Option(help="memories of every image: auto, memory or disk")] = None,
     compile_: Annotated[Text, typer.Option("--compile", help="auto, off or graph (GPU): how steps run")] = None,
     eval_every: Annotated[Text, typer.Option(help="log test accuracy every N epochs; 0 never")] = None,
     keep_logits: Annotated[Text, typer.Option(help="every:N: test-set logits every N epochs too")] = None,
@@ -180,7 +185,7 @@ def leaderboard(
         wanted = "json" if as_json else format_ or "text"
         chosen = boards.Filter.read(methods, dataset, model, protocol)
         text, code = boards.leaderboard(results or "results", wanted, chosen, published=published)
-        typer.echo(text, nl=not text.endswith("\n"))
+        say(text, nl=not text.endswith("\n"))
     raise typer.Exit(code)
 
 
@@ -209,7 +214,7 @@ def doctor(
         from sdbench import doctor as examination
 
         facts = examination.examine(results or "results", data_dir)
-        typer.echo(examination.render(facts, as_json))
+        say(examination.render(facts, as_json))
     raise typer.Exit(3 if any(fact.level == "FAIL" for fact in facts) else 0)
 
 
@@ -224,16 +229,17 @@ def show(
         from sdbench import boards
 
         text = boards.show(results or "results", trial, as_json)
-        typer.echo(text)
+        say(text)
 
 
 app.command("plan")(cli_care.planning(run))
-for _part in (cli_care.part, cli_cost.part, cli_evidence.part):
+for _part in (cli_care.part, cli_cost.part, cli_evidence.part, cli_tune.part):
     app.registered_commands += _part.registered_commands
 
 
 def main() -> None:
     """Entry point of the command ``sdbench``."""
+    open_streams()
     command = typer.main.get_command(app)
     if "_SDBENCH_COMPLETE" in os.environ:
         from sdbench import completion

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdbench.cli_options import Datasets, Json, Many, Methods, Models, Plugins, Results, Text, answers
+from sdbench.terminal import say
 
 if TYPE_CHECKING:
     from sdbench.housekeeping_records import Sweep
@@ -50,9 +51,9 @@ def prepare(
 
         ready = preparation.prepare(datasets or [], data_dir, image_size)
         if as_json:
-            typer.echo(json.dumps([each.model_dump() for each in ready], indent=1))
+            say(json.dumps([each.model_dump() for each in ready], indent=1))
         else:
-            typer.echo("\n".join(each.text for each in ready))
+            say("\n".join(each.text for each in ready))
 
 
 @part.command()
@@ -110,7 +111,7 @@ def rescore(
 
         chosen = boards.Filter.read(methods, dataset, model, protocol)
         found = upkeep.rescore(results or "results", trials or [], chosen, write=write)
-        typer.echo(found.model_dump_json(indent=1) if as_json else found.text)
+        say(found.model_dump_json(indent=1) if as_json else found.text)
     raise typer.Exit(0 if found.agrees else 1)
 
 
@@ -171,11 +172,11 @@ def _swept(found: Sweep, dry_run: bool, yes: bool, as_json: bool) -> None:
     from sdbench.upkeep import agreed
 
     if not as_json:
-        typer.echo(found.text)
+        say(found.text)
     asked = (lambda question: typer.confirm(question, err=True)) if sys.stdin.isatty() and not as_json else None
     if agreed(found, yes=yes, dry_run=dry_run, ask=asked):
         known, found = found.left, carry_out(found)
         if not as_json:
-            typer.echo("\n".join(f"left alone: {line}" for line in found.left if line not in known) + found.counted)
+            say("\n".join(f"left alone: {line}" for line in found.left if line not in known) + found.counted)
     if as_json:
-        typer.echo(found.model_dump_json(indent=1))
+        say(found.model_dump_json(indent=1))

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from sdbench import boards, configuration, registry
+from sdbench.cli_options import unread
 from sdbench.errors import UserError, unknown
 from sdbench.plan import Plan
 from sdbench.preview import preview_of
@@ -18,6 +17,7 @@ from sdbench.progress import AUTOMATIC, STYLES, Shown
 from sdbench.run import Outcome, execute, summary
 from sdbench.selectors import select, split_list
 from sdbench.store import Store
+from sdbench.terminal import say
 
 if TYPE_CHECKING:
     from sdbench.checks import Finding
@@ -39,23 +39,29 @@ def run(
         raise UserError(f"--progress: {unknown('style', shown.style, STYLES)}")
     plan, settings = configuration.resolved(flags, Path(config) if config else None, os.environ, command)
     if show_config:
-        typer.echo(configuration.text(settings, as_json))
+        say(configuration.text(settings, as_json))
         return 0
     if dry_run:
-        typer.echo(preview(plan, as_json))
+        say(preview(plan, as_json))
         return 0
     outcome, written = carry_out(plan, quiet=quiet, shown=shown)
     board = boards.text_of(outcome.results, plan.baseline, "json" if as_json else "text", Path(plan.results))
-    typer.echo(board, nl=False)
+    with unread():
+        say(board, nl=False)
     for line in summary(plan, outcome, written):
-        typer.echo(line, err=True)
+        say(line, err=True)
     return outcome.exit_code
 
 
-def carry_out(plan: Plan, *, quiet: bool, shown: Shown = AUTOMATIC) -> tuple[Outcome, Path]:
-    """Run what is missing and write the boards; returns every trial's record, and the board to look at."""
+def carry_out(plan: Plan, *, quiet: bool, shown: Shown = AUTOMATIC) -> tuple[Outcome, Path | None]:
+    """Run what is missing and write the boards; returns every trial's record, and the board to look at, None where
+    none could be written, of which the outcome tells."""
     outcome = execute(plan, quiet=quiet, shown=shown)
-    return outcome, boards.write(Store(Path(plan.results)))
+    try:
+        return outcome, boards.write(Store(Path(plan.results)))
+    except OSError as error:
+        outcome.problem = f"boards not written: {error.strerror or error}"
+        return outcome, None
 
 
 def preview(plan: Plan, as_json: bool) -> str:
@@ -71,14 +77,14 @@ def check(names: Sequence[str], plugins: Sequence[str], as_json: bool) -> int:
         for finding in findings:
             mark = "ok  " if finding.passed else "FAIL"
             detail = "" if finding.passed else f": {finding.message}"
-            typer.echo(f"{mark} {name}: {finding.check} ({finding.seconds:.1f} s){detail}")
+            say(f"{mark} {name}: {finding.check} ({finding.seconds:.1f} s){detail}")
 
     report = checked(names, plugins, _silent if as_json else told)
     passed = [finding.passed for findings in report.values() for finding in findings]
     if as_json:
-        typer.echo(json.dumps({name: [vars(f) for f in findings] for name, findings in report.items()}, indent=1))
+        say(json.dumps({name: [vars(f) for f in findings] for name, findings in report.items()}, indent=1))
     else:
-        typer.echo(f"{sum(passed)} of {len(passed)} checks passed for {', '.join(report)}")
+        say(f"{sum(passed)} of {len(passed)} checks passed for {', '.join(report)}")
     return 0 if all(passed) else 1
 
 

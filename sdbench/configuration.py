@@ -87,7 +87,8 @@ def _in_force(plan: Plan, spec: TrialSpec) -> dict[str, str]:
     """What options came to, by the plan."""
     options, recipe = plan.options, spec.recipe.model_dump(mode="json")
     found = {name: _text(value) for name, value in recipe.items() if name in Request.model_fields}
-    found |= {name: _text(getattr(options, name)) for name in ("device", "workers", "compile", "eval_every")}
+    found |= {name: _text(getattr(options, name)) for name in ("device", "state", "compile", "eval_every")}
+    found["workers"] = "auto" if options.workers is None else str(options.workers)
     seeds = sorted({trial.spec.seed for trial in plan.trials})
     return found | {
         "dataset": ",".join(dict.fromkeys(trial.spec.dataset for trial in plan.trials)),

@@ -18,6 +18,7 @@ from sdbench.housekeeping_removal import busy, looked_at, readable_record
 from sdbench.spec import TrialResult
 from sdbench.store import DamagedRecord
 from sdbench.superseded import lineage
+from sdbench.trial_folder import STATE
 
 ABANDONED_S = 3600.0
 """Age from which a temporary file beside no trial belongs to no process."""
@@ -103,9 +104,10 @@ def _in_trial(root: Path, folder: Path, records: list[tuple[Path, TrialResult]])
             yield _piece(root, path, "damaged", "was set aside when a good record took its place")
         elif entry.is_file() and entry.name.startswith(".") and entry.name.endswith(".tmp"):
             yield _piece(root, path, "temporary", "left behind by a kill")
-    checkpoint, record = folder / "checkpoint", readable_record(folder)
-    if record and record.status == "ok" and checkpoint.is_dir() and not checkpoint.is_symlink():
-        yield _piece(root, checkpoint, "checkpoint", "of a finished trial")
+    record = readable_record(folder)
+    for place in (folder / "checkpoint", folder / STATE):
+        if record and record.status == "ok" and place.is_dir() and not place.is_symlink():
+            yield _piece(root, place, "checkpoint", "of a finished trial")
 
 
 def _beside_trials(root: Path) -> Iterator[Piece]:

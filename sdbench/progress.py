@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +16,14 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, TextIO
 
+from sdbench.bounded import open_plain
 from sdbench.spec import Trial
 from sdbench.store import DamagedRecord, Store, read_result
+from sdbench.terminal import visible
 
 POLL_S = 0.5
+MOST_AT_ONCE = 2**20
+"""Bytes of a curve that are read between two looks."""
 
 STYLES = ("auto", "rich", "plain", "none")
 """How progress is shown: a live table, lines, nothing; auto: a live table on a terminal and lines elsewhere."""
@@ -69,33 +74,53 @@ class Monitor:
 
     def __init__(self, trials: Sequence[Trial], store: Store, *, verbose: bool = False) -> None:
         self.verbose = verbose
-        self.watched = [Watched(trial, store.folder(trial.spec, trial.id)) for trial in trials]
-        self._before = {id(w): _stamp(w.folder / "trial.json") for w in self.watched}
-        self._started = {id(w): _stamp(w.folder / "started.json") for w in self.watched}
+        self.watched: list[Watched] = []
+        self._before: dict[int, int] = {}
+        self._started: dict[int, int] = {}
+        self._open: dict[Path, list[Watched]] = {}
+        for trial in trials:
+            self.watch(trial, store)
+
+    def watch(self, trial: Trial, store: Store, *, begun: bool = False) -> None:
+        """Follow a trial from now on. begun: it began while this command ran, so that what there is is news."""
+        w = Watched(trial, store.folder(trial.spec, trial.id))
+        self._before[id(w)] = 0 if begun else _stamp(w.folder / "trial.json")
+        self._started[id(w)] = 0 if begun else _stamp(w.folder / "started.json")
+        self.watched.append(w)
+        self._open.setdefault(w.folder.parent, []).append(w)
 
     def poll(self) -> list[str]:
+        """Looks into the folders that are there, of trials that are not done: cheap with thousands of trials too."""
         told: list[str] = []
-        for w in self.watched:
-            if w.status == "waiting" and _stamp(w.folder / "started.json") != self._started[id(w)]:
-                w.status = "running"
-            if w.status in ("waiting", "running"):
-                told += self._curve(w)
-                told += self._record(w)
+        for method, trials in self._open.items():
+            there = _names(method) if trials else frozenset()
+            for w in trials:
+                if w.folder.name in there:
+                    told += self._look(w)
+            self._open[method] = [w for w in trials if w.status in ("waiting", "running")]
         return told
+
+    def _look(self, w: Watched) -> list[str]:
+        if w.status == "waiting" and _stamp(w.folder / "started.json") != self._started[id(w)]:
+            w.status = "running"
+        return self._curve(w) + self._record(w)
 
     def _curve(self, w: Watched) -> list[str]:
         path = w.folder / "curve.jsonl"
         try:
-            size = path.stat().st_size
+            size = path.stat().st_size if path.is_file() else 0
         except OSError:
             return []
         if size < w.offset:  # cut back on resume
             w.offset = 0
         if size == w.offset:
             return []
-        with path.open("rb") as file:
-            file.seek(w.offset)
-            block = file.read()
+        try:
+            with open_plain(path) as file:
+                file.seek(w.offset)
+                block = file.read(MOST_AT_ONCE)
+        except OSError:
+            return []
         complete = block[: block.rfind(b"\n") + 1]
         w.offset += len(complete)
         told = []
@@ -108,15 +133,18 @@ class Monitor:
             values: dict[str, Any] = json.loads(line)
             w.epoch = int(values["epoch"]) + 1
             w.images_per_s = float(values["images_per_s"])
-        except (ValueError, KeyError, TypeError):
+            top1 = float(values["top1"]) if "top1" in values else None
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return []
         if w.first_seen is None:
             w.first_seen, w.first_epoch, w.status = time.monotonic(), w.epoch, "running"
         told = f"{label(w.trial)}: epoch {w.epoch}/{w.trial.spec.recipe.epochs}"
-        if "top1" in values:
-            w.top1 = float(values["top1"])
+        if top1 is not None:
+            w.top1 = top1
             return [f"{told}, top-1 {w.top1:.2%}, {w.images_per_s:.0f} images/s"]
-        return [f"{told}, loss {values.get('loss', '?')}, {w.images_per_s:.0f} images/s"] if self.verbose else []
+        loss = values.get("loss")
+        said = f"{loss:.4g}" if isinstance(loss, int | float) else "?"
+        return [f"{told}, loss {said}, {w.images_per_s:.0f} images/s"] if self.verbose else []
 
     def _record(self, w: Watched) -> list[str]:
         path = w.folder / "trial.json"
@@ -130,6 +158,8 @@ class Monitor:
             return []
         w.status, w.reason = result.status, result.reason
         score = f", top-1 {result.metrics.top1:.2%}" if result.metrics else ""
+        if result.validation_top1 is not None:
+            score = f", top-1 on held-out images {result.validation_top1:.2%}"
         return [f"{label(w.trial)}: {result.status}{score}{': ' + result.reason if result.reason else ''}"]
 
 
@@ -137,6 +167,14 @@ def label(trial: Trial) -> str:
     """How a trial is called on screen."""
     spec = trial.spec
     return f"{spec.dataset}/{spec.network} {spec.title}"
+
+
+def _names(folder: Path) -> frozenset[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries)
+    except OSError:
+        return frozenset()
 
 
 def _stamp(path: Path) -> int:
@@ -177,7 +215,7 @@ class Reporter:
 
     def _tell(self) -> None:
         for line in self.monitor.poll():
-            print(line, file=self.stream, flush=True)
+            print(visible(line), file=self.stream, flush=True)
 
     def _live(self) -> None:
         from rich.console import Console
@@ -193,6 +231,7 @@ class Reporter:
 def table(watched: Sequence[Watched]) -> Any:
     """A rich table of the trials at work, and one line for the rest."""
     from rich.table import Table
+    from rich.text import Text
 
     finished = sum(w.status not in ("waiting", "running") for w in watched)
     waiting = sum(w.status == "waiting" for w in watched)
@@ -205,7 +244,7 @@ def table(watched: Sequence[Watched]) -> Any:
     for w in watched:
         if w.status == "running":
             shown.add_row(
-                label(w.trial),
+                Text(visible(label(w.trial))),
                 f"{w.epoch}/{w.trial.spec.recipe.epochs}",
                 "–" if w.top1 is None else f"{w.top1:.2%}",
                 "–" if w.images_per_s is None else f"{w.images_per_s:.0f}",

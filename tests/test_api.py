@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import sdbench
 from sdbench import api
 from sdbench.api_options import ClaimsOptions, DistillOptions, ProfileOptions, RunOptions, command, typed
+from sdbench.api_tune import TuneOptions
 from sdbench.cli import app
 from sdbench.cost.records import ProfileResult, ProfileRow
 from sdbench.cost.request import ProfileRequest
@@ -78,6 +79,7 @@ def test_keyword_arguments_are_named_as_options() -> None:
     own = {verb: set(inspect.signature(getattr(api, verb)).parameters) for verb in SIGNED}
     own["leaderboard"] -= {"write"}
     own["distill"] = set(DistillOptions.__annotations__)
+    own["tune"] = set(TuneOptions.__annotations__)
     for verb, names in own.items():
         names = names - {"dry_run"}
         options = {p.name.rstrip("_") for p in group.commands[verb].params}  # type: ignore[attr-defined]
