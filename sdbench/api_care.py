@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdbench.api_options import Many, One, given, text, texts
 
 if TYPE_CHECKING:
+    from sdbench.bundle import Bundle
     from sdbench.housekeeping_records import Sweep
     from sdbench.preparation import Prepared
     from sdbench.rescoring import Rescoring
+    from sdbench.scaffold import Scaffold
 
 
 def prepare(datasets: Many = None, *, data_dir: One = None, image_size: One = None) -> list[Prepared]:
@@ -61,3 +64,40 @@ def rescore(
 
     chosen = boards.Filter.read(texts(methods), texts(dataset), texts(model), protocol)
     return upkeep.rescore(text(results), [text(each) for each in trials], chosen, write=write)
+
+
+def export(
+    *trials: One,
+    output: One = None,
+    methods: Many = None,
+    dataset: Many = None,
+    model: Many = None,
+    protocol: str | None = None,
+    results: One = "results",
+) -> Bundle:
+    """Records and curves of trials in a zip file, ``sdbench export``: what is in it. output: by default ``trials.zip``.
+    Raises UserError where nothing is meant and where the file is there already."""
+    from sdbench import boards, upkeep
+
+    chosen = boards.Filter.read(texts(methods), texts(dataset), texts(model), protocol)
+    return upkeep.export(text(results), [text(each) for each in trials], chosen, given(output))
+
+
+def new_method(name: str, *, kind: str = "criterion", directory: One = ".", tests: One = ".") -> Scaffold:
+    """Write a method that works as it is, and its test, ``sdbench new-method``: their files. Raises UserError with all
+    that forbids it."""
+    from sdbench import scaffold
+
+    return scaffold.write(name, kind, Path(text(directory)), Path(text(tests)))
+
+
+def init(file: One = None) -> Path:
+    """Write a configuration file with every option of ``run``, commented, ``sdbench init``. Raises UserError where it
+    is there already."""
+    import typer.main
+
+    from sdbench import starting
+    from sdbench.cli import app
+
+    run = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
+    return starting.init(given(file), {str(each.name).rstrip("_"): each.help or "" for each in run.params})

@@ -25,6 +25,7 @@ from sdbench.errors import UserError, unknown
 from sdbench.leaderboard import build_board
 from sdbench.leaderboard_formats import SUFFIXES, render, write_boards
 from sdbench.leaderboard_records import Board
+from sdbench.leaderboard_tuning import tuned_text, values_text
 from sdbench.published import published_numbers
 from sdbench.selectors import split_list
 from sdbench.spec import TrialResult
@@ -277,6 +278,10 @@ def _card(result: TrialResult, store: Store) -> str:
         facts += [(key, f"{value:.6g}") for key, value in result.metrics.model_dump().items()]
     if result.scaled:
         facts += [(key, f"{value:.6g}") for key, value in result.scaled.named.items()]
+    if result.validation_top1 is not None:
+        facts.append(("top-1 on held-out images", f"{result.validation_top1:.6g}"))
+    if result.tuned:
+        facts.append(("tuned", f"{values_text(result.tuned.values)}; {tuned_text(result.tuned)}"))
     if result.cost:
         facts += [(key, value) for key, value in result.cost.model_dump().items() if value != ()]
     facts.append(("resumed at epochs", ", ".join(map(str, result.resumes)) or "never"))

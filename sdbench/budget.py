@@ -21,6 +21,7 @@ from threading import Event, Thread
 from typing import Literal
 
 from sdbench import environment
+from sdbench.bounded import read_plain
 from sdbench.errors import UserError
 from sdbench.progress import duration
 from sdbench.selectors import parse_duration
@@ -162,7 +163,7 @@ class Meter:
 
 def _read_ledger(path: Path) -> float:
     try:
-        seconds = float(json.loads(path.read_bytes()[:1000])["seconds"])
+        seconds = float(json.loads(read_plain(path, 1000))["seconds"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return 0.0
     return seconds if 0 <= seconds < 1e12 else 0.0

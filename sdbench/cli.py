@@ -7,6 +7,7 @@ interrupted by Ctrl-C / SIGTERM after everything was kept.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -37,6 +38,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+
+NOT_IN_FILES = ("config", "dry_run", "show_config", "progress", "verbose", "color", "quiet", "as_json")
+"""Options of ``run`` that are no part of a configuration: what is asked for now, and how it is shown."""
 
 ISO_COST = "also ce for as many epochs as each method costs by its profile: what longer training alone would give"
 SCALING = "hold out a tenth of the training images for every method; NLL, ECE before and after scaling by them"
@@ -106,6 +110,9 @@ def run(
     config: Annotated[Text, typer.Option("--config", "-C", help="TOML file with these options as keys")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="say what would run, and stop")] = False,
     show_config: Annotated[bool, typer.Option("--show-config", help="every value and its origin, and stop")] = False,
+    progress: Annotated[str, typer.Option(help="auto, rich (live table), plain (lines) or none")] = "auto",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="a line for every epoch")] = False,
+    color: Annotated[bool, typer.Option("--color/--no-color", help="in the live table; also NO_COLOR")] = True,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -113,15 +120,17 @@ def run(
 
     Without arguments: the six core methods on the embedded data set glyphs, two seeds.
     """
-    flags = given(dict(locals()), "config", "dry_run", "show_config", "quiet", "as_json")
+    flags = given(dict(locals()), *NOT_IN_FILES)
     _switches(flags, True, "baseline", "weights", "logits")
     _switches(flags, False, "iso_cost", "keep_checkpoints", "temperature_scaling")
     with answers():
         from sdbench import commands
+        from sdbench.progress import Shown
 
         code = commands.run(
-            flags, config, sys.argv[1:], dry_run=dry_run, show_config=show_config, quiet=quiet, as_json=as_json
-        )
+            flags, config, sys.argv[1:], dry_run=dry_run, show_config=show_config, quiet=quiet,
+            shown=Shown(progress, verbose, color), as_json=as_json,
+        )  # fmt: skip
     raise typer.Exit(code)
 
 
@@ -231,4 +240,9 @@ for _part in (cli_care.part, cli_cost.part, cli_evidence.part, cli_tune.part):
 def main() -> None:
     """Entry point of the command ``sdbench``."""
     open_streams()
-    app()
+    command = typer.main.get_command(app)
+    if "_SDBENCH_COMPLETE" in os.environ:
+        from sdbench import completion
+
+        completion.attach(command.commands)  # type: ignore[attr-defined]
+    command()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdbench.cli_options import Datasets, Json, Many, Methods, Models, Plugins, Results, Text, answers
+from sdbench.terminal import say
 
 if TYPE_CHECKING:
     from sdbench.housekeeping_records import Sweep
@@ -20,7 +21,7 @@ part = typer.Typer()
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="say what would go, and stop")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 
-LEFT_OUT = {"dry_run", "quiet"}
+LEFT_OUT = {"dry_run", "quiet", "progress", "verbose", "color"}
 """Options of ``run`` that mean nothing to ``plan``."""
 
 
@@ -50,9 +51,9 @@ def prepare(
 
         ready = preparation.prepare(datasets or [], data_dir, image_size)
         if as_json:
-            typer.echo(json.dumps([each.model_dump() for each in ready], indent=1))
+            say(json.dumps([each.model_dump() for each in ready], indent=1))
         else:
-            typer.echo("\n".join(each.text for each in ready))
+            say("\n".join(each.text for each in ready))
 
 
 @part.command()
@@ -110,8 +111,59 @@ def rescore(
 
         chosen = boards.Filter.read(methods, dataset, model, protocol)
         found = upkeep.rescore(results or "results", trials or [], chosen, write=write)
-        typer.echo(found.model_dump_json(indent=1) if as_json else found.text)
+        say(found.model_dump_json(indent=1) if as_json else found.text)
     raise typer.Exit(0 if found.agrees else 1)
+
+
+@part.command()
+def export(
+    trials: Annotated[Many, typer.Argument(help="ids, or beginnings of four digits and more (all)")] = None,
+    output: Annotated[Text, typer.Option("--output", help="a .zip file (trials.zip)")] = None,
+    methods: Methods = None,
+    dataset: Datasets = None,
+    model: Models = None,
+    protocol: Annotated[Text, typer.Option(help="only this protocol")] = None,
+    results: Results = None,
+    as_json: Json = False,
+) -> None:
+    """Records and curves of trials in one zip file, without tensors, for others to merge."""
+    with answers():
+        from sdbench import boards, upkeep
+
+        chosen = boards.Filter.read(methods, dataset, model, protocol)
+        found = upkeep.export(results or "results", trials or [], chosen, output)
+        typer.echo(found.model_dump_json(indent=1) if as_json else found.text)
+
+
+@part.command()
+def init(
+    context: typer.Context, file: Annotated[Text, typer.Argument(help="the file to write (sdbench.toml)")] = None
+) -> None:
+    """Write a configuration file with every option of `run`, commented."""
+    with answers():
+        from sdbench import starting
+
+        options = context.find_root().command.commands["run"].params  # type: ignore[attr-defined]
+        path = starting.init(file, {str(option.name).rstrip("_"): option.help or "" for option in options})
+        typer.echo(f"wrote {path}; next: sdbench plan --config {path}")
+
+
+@part.command("new-method")
+def new_method(
+    name: Annotated[str, typer.Argument(help="what the method is called on the command line")],
+    kind: Annotated[str, typer.Option(help="criterion, state (a memory), views (two passes) or mix")] = "criterion",
+    directory: Annotated[str, typer.Option(help="folder of the method's file")] = ".",
+    tests: Annotated[str, typer.Option(help="folder of its test")] = ".",
+    as_json: Json = False,
+) -> None:
+    """Write a method that works as it is, and the test of its formula, to be made yours."""
+    with answers():
+        from pathlib import Path
+
+        from sdbench import scaffold
+
+        written = scaffold.write(name, kind, Path(directory), Path(tests))
+        typer.echo(written.model_dump_json(indent=1) if as_json else written.text)
 
 
 def _swept(found: Sweep, dry_run: bool, yes: bool, as_json: bool) -> None:
@@ -120,11 +172,11 @@ def _swept(found: Sweep, dry_run: bool, yes: bool, as_json: bool) -> None:
     from sdbench.upkeep import agreed
 
     if not as_json:
-        typer.echo(found.text)
+        say(found.text)
     asked = (lambda question: typer.confirm(question, err=True)) if sys.stdin.isatty() and not as_json else None
     if agreed(found, yes=yes, dry_run=dry_run, ask=asked):
         known, found = found.left, carry_out(found)
         if not as_json:
-            typer.echo("\n".join(f"left alone: {line}" for line in found.left if line not in known) + found.counted)
+            say("\n".join(f"left alone: {line}" for line in found.left if line not in known) + found.counted)
     if as_json:
-        typer.echo(found.model_dump_json(indent=1))
+        say(found.model_dump_json(indent=1))

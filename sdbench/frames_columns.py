@@ -43,7 +43,7 @@ def fields_of(kind: type[Record]) -> dict[str, tuple[str, Any]]:
         elif isinstance(own, type) and issubclass(own, Record):
             found[name] = ("record", own)
         else:
-            found[name] = ("plain", TIME if name in TIMES else PLAIN.get(own, TEXT))
+            found[name] = ("plain", TIME if name in TIMES and own is str else PLAIN.get(own, TEXT))
     return found
 
 

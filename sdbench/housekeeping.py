@@ -33,7 +33,7 @@ def litter(root: Path, current: Current | None = None) -> Sweep:
     pieces: list[Piece] = []
     left: list[str] = []
     records: list[tuple[Path, TrialResult]] = []
-    for folder in _trial_folders(root, left):
+    for folder in trial_folders(root, left):
         found = list(_in_trial(root, folder, records))
         if found and busy(folder):
             left.append(f"{_place(root, folder)}: a process works on it")
@@ -49,7 +49,7 @@ def whole_trials(root: Path, chosen: Callable[[TrialResult], bool]) -> Sweep:
     """What ``rm`` removes: the trials that are chosen, but for those whose students stay."""
     left: list[str] = []
     records: list[tuple[Path, TrialResult]] = []
-    for folder in _trial_folders(root, left):
+    for folder in trial_folders(root, left):
         record = readable_record(folder)
         if record is not None:
             records.append((folder, record))
@@ -71,7 +71,7 @@ def whole_trials(root: Path, chosen: Callable[[TrialResult], bool]) -> Sweep:
     return Sweep(results=str(root), pieces=tuple(pieces), left=tuple(left))
 
 
-def _trial_folders(root: Path, left: list[str]) -> Iterator[Path]:
+def trial_folders(root: Path, left: list[str]) -> Iterator[Path]:
     """Every trial's folder, none through a link."""
     level = [root / "trials"]
     for _ in range(4):

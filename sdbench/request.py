@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sdbench.bounded import parse_toml, read_plain
-from sdbench.errors import UserError, unknown
+from sdbench.errors import EnvironmentProblem, UserError, unknown
 from sdbench.selectors import split_list
 from sdbench.spec import Record
 
@@ -141,13 +141,21 @@ class Problems:
     """Collects what is wrong instead of stopping at the first."""
 
     found: list[str] = field(default_factory=list)
+    of_the_machine: list[str] = field(default_factory=list)
 
     def attempt(self, read: Callable[[], T]) -> T | None:
         try:
             return read()
         except UserError as error:
             self.found += error.problems
+            if isinstance(error, EnvironmentProblem):
+                self.of_the_machine += error.problems
             return None
+
+    def raised(self) -> UserError:
+        """All of them, as one error: an EnvironmentProblem where the machine alone is to blame."""
+        kind = EnvironmentProblem if self.found == self.of_the_machine else UserError
+        return kind(list(dict.fromkeys(self.found)))
 
     def number(self, name: str, text: str | None, kind: type[int] | type[float], low: float, high: float) -> Any:
         """The number that ``text`` stands for, in [low, high]; None where it is not given or wrong."""

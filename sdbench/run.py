@@ -20,7 +20,7 @@ from sdbench.budget import Meter, Spending, watched
 from sdbench.engine import Engine, Job, local, ray_tune
 from sdbench.errors import EnvironmentProblem
 from sdbench.plan import Plan
-from sdbench.progress import Monitor, Reporter, label
+from sdbench.progress import AUTOMATIC, Monitor, Reporter, Shown, label
 from sdbench.spec import Provenance, Trial, TrialResult
 from sdbench.store import DamagedRecord, Store, read_result
 from sdbench.superseded import stale_records
@@ -89,14 +89,15 @@ def waves(trials: Sequence[Trial]) -> list[list[Trial]]:
     return found
 
 
-def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
+def execute(plan: Plan, *, quiet: bool = False, shown: Shown = AUTOMATIC) -> Outcome:
     """Run what is missing and return every trial's record."""
     store = Store(Path(plan.results))
     waiting = to_do(plan, store)
     outcome = Outcome(reused=len(plan.trials) - len(waiting))
     meter = meter_of(plan, store)
     if waiting:
-        reporter = Reporter(Monitor(waiting, store), sys.stderr, quiet=quiet)
+        monitor = Monitor(waiting, store, verbose=shown.verbose)
+        reporter = Reporter(monitor, sys.stderr, quiet=quiet, shown=shown)
         with signals() as caught, reporter, watched(meter, caught.stop):
             for wave in waves(waiting):
                 jobs = [job_of(plan, store, trial) for trial in wave if _has_teacher(plan, store, trial)]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from sdbench.errors import UserError, unknown
+from sdbench.errors import LONGEST_NAME, UserError, unknown
 
 MAX_SEEDS = 10_000
 LONGEST_S = 366 * 24 * 3600.0
@@ -63,6 +63,8 @@ def select(kind: str, items: Sequence[str], known: Sequence[str]) -> list[str]:
     problems: list[str] = []
     for item in items:
         pattern = item.removeprefix("^")
+        if len(item) > LONGEST_NAME:
+            raise UserError(f"{kind} {item[:40]!r}...: longer than {LONGEST_NAME} characters")
         if item == "all":
             matches = list(known)
         elif any(c in pattern for c in "*?"):

@@ -7,7 +7,6 @@ seed start from the same weights and see the same images.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -263,17 +262,6 @@ class Session:
         """The tensors of the method's training state, wherever it keeps them, but for the harness's own."""
         others = [*self.network.parameters(), *self.network.buffers(), *self.auxiliary.values()]
         return tensors_of(self.method, [*others, self._progress, self._rate])
-
-    def pairing(self) -> dict[str, str]:
-        """SHA-256 of the initial weights and of the first batch, to prove that trials are paired."""
-        weights = hashlib.sha256()
-        for name, value in sorted(self.network.state_dict().items()):
-            weights.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        batch = next(self.batches(0, whole=True))
-        first = hashlib.sha256()
-        for value in (batch.images, batch.labels, batch.index):
-            first.update(value.cpu().contiguous().numpy().tobytes())
-        return {"initial_weights": weights.hexdigest(), "first_batch": first.hexdigest()}
 
     def state(self) -> dict[str, Any]:
         """All that training goes on from, as tensors and plain values; every process has to ask for it."""

@@ -16,17 +16,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from sdbench.bounded import open_plain, read_plain
+from sdbench.curve_lines import read_curve, write_curve
 from sdbench.durable import (
     WriteProblem,
     append_line,
@@ -46,18 +45,18 @@ MAX_RECORD_BYTES = 16 * 2**20
 MAX_RECORD_VALUES = 100_000
 """Commas in a record's text: a bound of what reading it can take, which bytes alone do not give."""
 
-MAX_CURVE_BYTES, MAX_CURVE_LINES, MAX_LINE_BYTES, MAX_CURVE_TEXT = 32 * 2**20, 100_001, 2**16, 1000
-"""Of a curve: a recipe has at most 100,000 epochs, a line of each some hundred bytes."""
-
 _ZERO = "0" * 64
 
 PROBE = ".probe"
 PROBE_BYTES = 2**16
 
+STATE = "state"
+"""The folder, in a trial's own, of memories of every image that are kept on disk while it trains."""
+
 AnyRecord = TypeVar("AnyRecord", bound=Sealed)
 
 __all__ = [
-    "EPOCH_LOGITS", "Damaged", "DamagedRecord", "Scan", "Store", "WriteProblem", "append_line", "component",
+    "EPOCH_LOGITS", "STATE", "Damaged", "DamagedRecord", "Scan", "Store", "WriteProblem", "append_line", "component",
     "read_curve", "read_result", "read_sealed", "replacing", "seal", "sha256", "sync_folder", "write_atomic",
     "write_curve",
 ]  # fmt: skip
@@ -146,50 +145,6 @@ def read_result(path: Path) -> TrialResult:
     return read_sealed(path, TrialResult, SCHEMA_VERSION)
 
 
-def read_curve(path: Path) -> list[dict[str, Any]]:
-    """The lines of a curve; a torn last line, as a kill leaves it, is dropped, as is all from a damaged one on.
-    Empty where no plain file of a bounded size can be read."""
-    lines: list[dict[str, Any]] = []
-    try:
-        text = read_plain(path, MAX_CURVE_BYTES)
-    except OSError:
-        return lines
-    for line in text.split(b"\n", MAX_CURVE_LINES)[:MAX_CURVE_LINES]:
-        value = curve_line(line)
-        if value is None:
-            break
-        lines.append(value)
-    return lines
-
-
-def curve_line(line: bytes) -> dict[str, Any] | None:
-    """One line of a curve: numbers and short texts by name, ``terms`` likewise one level down. None for another one."""
-    try:
-        value = json.loads(line, parse_constant=_no_number) if len(line) <= MAX_LINE_BYTES else None
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) and _flat(value) else None
-
-
-def _flat(values: dict[str, Any], inner: bool = False) -> bool:
-    return all(
-        isinstance(v, int | None)
-        or (isinstance(v, float) and math.isfinite(v))
-        or (isinstance(v, str) and len(v) <= MAX_CURVE_TEXT)
-        or (isinstance(v, dict) and not inner and _flat(v, inner=True))
-        for v in values.values()
-    )
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number of JSON")
-
-
-def write_curve(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Replace a whole curve, as resume does when it cuts back to the checkpoint."""
-    write_atomic(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
-
-
 class Store:
     """The trials under one results folder."""
 
@@ -219,8 +174,18 @@ class Store:
 
     def lock(self, folder: Path, timeout: float = -1) -> FileLock:
         """The lock of a trial; a process that dies gives it up."""
+        self._refuse_links(folder)
         make_folder(folder)
         return FileLock(folder / ".lock", timeout=timeout)
+
+    def _refuse_links(self, folder: Path) -> None:
+        """Raises EnvironmentProblem where a link below ``trials/`` would lead what is written elsewhere, or its lock
+        empty another file."""
+        above = [folder, *folder.parents]
+        inside = [folder / name for name in (".lock", "checkpoint", "state", EPOCH_LOGITS)]
+        for path in [*inside, *above[: above.index(self.trials)]]:
+            if path.is_symlink():
+                raise EnvironmentProblem(f"{path} is a link, which is not written through; move it away")
 
     def result(self, trial: Trial) -> TrialResult | None:
         """The trial's final record. None if it is missing or damaged, says "interrupted" or that the machine failed, or
@@ -246,6 +211,7 @@ class Store:
     def write(self, result: TrialResult, name: str = "trial.json") -> None:
         """Write a record, with the checksums of the files beside it. Whatever stands in the way is set aside."""
         folder = self.folder(result.spec, result.trial_id)
+        self._refuse_links(folder)
         make_way(folder)
         sums = {}
         if name == "trial.json":

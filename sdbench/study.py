@@ -130,7 +130,7 @@ def read_trials(study: Study, results: Path, chains: Sequence[Sequence[Trial]]) 
         identity=first.identity,
         space={name: str(s) for name, s in study.space.items()},
         tried=tried,
-        chosen=choose(tried, study.budget.epochs),
+        chosen=choose(tried, study.budget),
     )
 
 

@@ -10,6 +10,7 @@ No torch, no Ray.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -41,7 +42,8 @@ class Tried(Record):
 class StudyResult(Record):
     """study.json. spec, identity: of the default point's search trial. space: the range of each value searched for, as
     text. tried: the default point first. chosen: the place in ``tried`` of the configuration with the highest top-1
-    on the held-out images among those that reached the last epoch, the first of equals; None where none did."""
+    on the held-out images among those that reached the last epoch, the first of equals; None where none did, and while
+    the search is not over."""
 
     schema_version: Annotated[int, Field(ge=1)] = STUDY_SCHEMA_VERSION
     study_id: str
@@ -62,6 +64,11 @@ class StudyResult(Record):
     def tuning(self) -> Tuning:
         """What stands in the specs of the trials that train with the chosen values."""
         return Tuning(**self.budget.model_dump(), study=self.study_id)
+
+    @property
+    def over(self) -> bool:
+        """Whether the budget is spent."""
+        return is_over(self.tried, self.budget.trials)
 
     def counted(self, *statuses: str) -> int:
         """How many configurations ended so."""
@@ -86,9 +93,17 @@ class StudyResult(Record):
         )
 
 
-def choose(tried: tuple[Tried, ...], epochs: int) -> int | None:
-    """The place of the best configuration among those that finished; see ``StudyResult``."""
+def is_over(tried: Sequence[Tried], trials: int) -> bool:
+    """Whether all of so many configurations have ended, well or not."""
+    return len(tried) >= trials and all(each.status != "interrupted" for each in tried)
+
+
+def choose(tried: Sequence[Tried], budget: Budget) -> int | None:
+    """The place of the best configuration of a search that is over; see ``StudyResult``."""
+    epochs = budget.epochs
     finished = [i for i, each in enumerate(tried) if each.status == "ok" and epochs in each.validation_top1]
+    if not is_over(tried, budget.trials):
+        return None
     return max(finished, key=lambda i: tried[i].validation_top1[epochs], default=None)
 
 

@@ -12,7 +12,6 @@ import signal
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,19 @@ import torch
 from torch import Tensor
 
 from sdbench import checkpoint, environment, kept
+from sdbench.account import Progress, Scores, pairing_of, record_of
 from sdbench.assembly import open_session
 from sdbench.errors import TrialInterrupted
 from sdbench.evaluate import evaluate
 from sdbench.method import Terms
-from sdbench.outcomes import conclude, explain, is_out_of_memory, provenance
+from sdbench.outcomes import conclude, explain, is_out_of_memory
 from sdbench.schedule import learning_rate
 from sdbench.session import Session
-from sdbench.spec import Cost, Metrics, Options, Pairing, Scaled, Status, StepKind, Trial, TrialResult
+from sdbench.spec import Options, Status, StepKind, Trial, TrialResult
 from sdbench.store import Store, WriteProblem, append_line, write_curve
 from sdbench.temperature import rescore
+from sdbench.trial_folder import make_way
 from sdbench.workers import ALONE, PeerLost, Workers
-
-CLOCKS = ("train_s", "process_s", "eval_s", "setup_s")
 
 BEGUN = "started and not finished"
 
@@ -42,30 +41,6 @@ GRADIENT_DEADLINE = 10
 
 class Diverged(Exception):
     """The loss or the weights are no longer finite."""
-
-
-@dataclass
-class Progress:
-    """What a trial has done so far; all of it is in the checkpoint."""
-
-    epoch: int = 0
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    resumes: list[int] = field(default_factory=list)
-    clocks: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CLOCKS, 0.0))
-    labelled_images: int = 0
-    pairing: dict[str, str] = field(default_factory=dict)
-    timing_problems: list[str] = field(default_factory=list)
-    started: str = ""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What the last epoch's network is worth, before and after temperature scaling, or, of a search trial, on the
-    held-out images alone; nothing before that epoch."""
-
-    metrics: Metrics | None = None
-    scaled: Scaled | None = None
-    validation_top1: float | None = None
 
 
 Opener = Callable[[Trial, Store, Options, Workers], Session]
@@ -97,15 +72,16 @@ def run_trial(
     status: Status = "ok"
     reason, scores, resumable = "", Scores(), False
     try:
+        make_way(folder)
         earlier = None if anew else store.started(trial)
         if earlier is None and workers.leads:
-            store.write(_record(trial, options, progress, "interrupted", BEGUN), "started.json")
+            store.write(record_of(trial, options, progress, "interrupted", BEGUN), "started.json")
         began = time.perf_counter()
         session = opener(trial, store, options, workers)
         session.choose_step(_step_kind(options, session))
         _resume(session, progress, folder, anew, earlier)
         if progress.resumes and workers.leads:
-            store.write(_record(trial, options, progress, "interrupted", BEGUN), "started.json")
+            store.write(record_of(trial, options, progress, "interrupted", BEGUN), "started.json")
         progress.clocks["setup_s"] += time.perf_counter() - began
         scores = _train(session, progress, folder, options, stop)
     except PeerLost:
@@ -123,7 +99,7 @@ def run_trial(
             raise  # a Ctrl-C, which the process of a trial ignores
         status = "oom" if is_out_of_memory(error) else "failed"
         reason = explain(error)
-    result = _record(trial, options, progress, status, reason, session, scores, resumable)
+    result = record_of(trial, options, progress, status, reason, session, scores, resumable)
     if not (workers.leads or status in ("failed", "oom")):
         return result
     if result.final and not options.keep_checkpoints and session is not None:
@@ -144,7 +120,7 @@ def _train(session: Session, progress: Progress, folder: Path, options: Options,
     judged = "validation_top1" if search else "top1"
     _look_for_timing_problems(session, progress, options)
     if not progress.pairing:
-        progress.pairing = session.pairing()
+        progress.pairing = pairing_of(session)
     scored: tuple[Tensor, Tensor] | None = None
     while progress.epoch < epochs:
         epoch = progress.epoch
@@ -249,7 +225,8 @@ def _resume(
     anew: as in ``run_trial``. earlier: what the process before this one wrote when it started, for the resumes that no
     checkpoint holds because their epoch was not finished.
     """
-    state = checkpoint.load(folder / "checkpoint")
+    limit = checkpoint.room(session.state(), session.rows.nbytes)
+    state = checkpoint.load(folder / "checkpoint", limit, Progress())
     if state is not None and state["session"].get("device", session.device.type) != session.device.type:
         state = None  # streams of random numbers differ between devices: nothing to go on from
     if state is not None and (problem := session.rows.problem(state["session"].get("rows", {}))):
@@ -268,56 +245,3 @@ def _resume(
     if session.workers.leads and (state is not None or not anew):
         write_curve(folder / "curve.jsonl", progress.curve)
         kept.cut_back(folder, progress.epoch)
-
-
-def _record(
-    trial: Trial,
-    options: Options,
-    progress: Progress,
-    status: Status,
-    reason: str,
-    session: Session | None = None,
-    scores: Scores = Scores(),
-    resumable: bool = False,
-) -> TrialResult:
-    pairing = Pairing(**progress.pairing) if progress.pairing else None
-    return TrialResult(
-        trial_id=trial.id,
-        status=status,
-        reason=reason,
-        caveat=trial.caveat,
-        baseline=options.baseline,
-        spec=trial.spec,
-        identity=trial.identity,
-        metrics=scores.metrics,
-        scaled=scores.scaled,
-        validation_top1=scores.validation_top1,
-        tuned=trial.tuned,
-        cost=_cost(session, progress) if session else None,
-        pairing=pairing,
-        provenance=provenance(options, session.device if session else None, progress.started),
-        resumes=tuple(progress.resumes),
-        epochs_done=progress.epoch,
-        num_classes=session.data.num_classes if session else None,
-        resumable=resumable,
-    )
-
-
-def _cost(session: Session, progress: Progress) -> Cost:
-    problems = tuple(dict.fromkeys(progress.timing_problems))
-    step, step_reason = session.step_kind
-    live, reserved = session.joiner.peak_memory(session.device)
-    return Cost(
-        **progress.clocks,
-        labelled_images=progress.labelled_images,
-        images_with_gradient=session.network.passes.with_gradient,
-        images_without_gradient=session.network.passes.without_gradient,
-        peak_memory_bytes=live,
-        peak_reserved_bytes=reserved,
-        auxiliary_parameters=session.auxiliary_parameters(),
-        state_bytes=session.state_bytes(),
-        timing_valid=not problems,
-        timing_problems=problems,
-        step=step,
-        step_reason=step_reason,
-    )

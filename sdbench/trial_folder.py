@@ -26,11 +26,17 @@ def component(name: str) -> str:
 
 def make_way(folder: Path) -> None:
     """Set aside what stands in a trial's folder where its files go and is none: a folder, a pipe, a link to nothing."""
-    for name in (*FILES, *FOLDERS):
-        path = folder / name
-        fits = path.is_file() if name in FILES else path.is_dir()
-        if not fits and os.path.lexists(path):
-            set_aside(path)
+    for name in FILES:
+        make_way_for(folder / name)
+    for name in FOLDERS:
+        if os.path.lexists(folder / name) and not (folder / name).is_dir():
+            set_aside(folder / name)
+
+
+def make_way_for(path: Path) -> None:
+    """The same for one file."""
+    if os.path.lexists(path) and not path.is_file():
+        set_aside(path)
 
 
 def nested(top: Path, depth: int, unreadable: list[tuple[Path, str]] | None = None) -> Iterator[Path]:

@@ -67,10 +67,10 @@ def run(
 
 
 def carry_through(found: TuningPlan, *, quiet: bool) -> tuple[TuneOutcome, Plan | None, Path | None]:
-    """The searches, then the trials with what was chosen; those are not begun where a search was cut short."""
+    """The searches, then the trials with what was chosen; those are not begun before all searches are over."""
     done = TuneOutcome()
     done.studies, done.signal = search(found, quiet=quiet)
-    if done.signal:
+    if done.signal or not all(study.over for study in done.studies):
         return done, None, None
     finals = final_plan(found, done.studies)
     done.outcome, written = carry_out(finals, quiet=quiet)
@@ -199,7 +199,7 @@ def lines_of(study: StudyResult) -> list[str]:
     who = f"{study.spec.method} on {study.spec.dataset}/{study.spec.network}"
     spent = f"{len(study.tried)} of {budget.trials} search trials, {study.epochs} epochs"
     if told is None:
-        return [f"tuned {who}: nothing to choose from: no search trial finished ({spent})"]
+        return [f"tuned {who}: {'no search trial finished' if study.over else 'the search is not over'} ({spent})"]
     lines = [f"tuned {who}: {values_text(told.values)}; {tuned_text(told)}; {spent}"]
     bad = [f"{each.status}: {values_text(each.values)}: {each.reason}" for each in study.tried if each.reason]
     return lines + [f"  {line}" for line in bad]

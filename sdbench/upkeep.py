@@ -7,7 +7,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import get_args
 
+from sdbench import bundle
 from sdbench.boards import Filter
+from sdbench.bundle import Bundle
 from sdbench.errors import UserError, unknown
 from sdbench.housekeeping import Current, litter, results_folder, whole_trials
 from sdbench.housekeeping_records import Sweep
@@ -84,6 +86,16 @@ def rescore(results: str, names: Sequence[str], chosen: Filter, *, write: bool =
     if not found.trials:
         raise UserError(f"no finished trial under {results} is meant; see `sdbench list runs`")
     return found
+
+
+def export(results: str, names: Sequence[str], chosen: Filter, output: str | None = None) -> Bundle:
+    """Records of trials, of those named or else of those that the filter chooses, in a zip file (``sdbench.bundle``).
+    Raises UserError for names that are none as well."""
+    root, wanted, problems = results_folder(results), split_list(names), list[str]()
+    ids = _ids(root, wanted, problems)
+    if problems:
+        raise UserError(problems)
+    return bundle.export(root, output, lambda r: r.trial_id in ids if wanted else chosen.keeps(r))
 
 
 def _todays(plugins: Sequence[str]) -> Current:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import atheris  # type: ignore[import-not-found, unused-ignore]
+import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
 LIMIT_S = 2.0
 LIMIT_MB = 1024
@@ -22,7 +22,7 @@ MAX_BYTES = 65536
 
 with atheris.instrument_imports(include=["sdbench", "tomllib", "json"]):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "hostile"))
-    import targets
+    import targets  # type: ignore[import-not-found]
 
 
 class TooSlowError(Exception):
@@ -52,7 +52,7 @@ def main() -> None:
         """Three times in four by structure, else by bytes."""
         if change is None or random.Random(seed).random() < 0.25:
             return bytes(atheris.Mutate(content, most))
-        return change(content, seed)[:most]
+        return bytes(change(content, seed)[:most])
 
     before_mb = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 2**20
     bounds = [f"-rss_limit_mb={before_mb + LIMIT_MB}", f"-malloc_limit_mb={LIMIT_MB}", f"-max_len={MAX_BYTES}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from sdbench.errors import UserError
 
 CONTENT_LIMIT = 2 * 2**30
 """Bytes up to which a fingerprint covers the whole content of every file."""
+MAX_FILE_BYTES = 2**28
+"""Of one image's file."""
 HEAD_BYTES = 4096
 """What it covers of each file beyond that, beside path and size."""
 
@@ -28,9 +31,12 @@ class ImageFile:
 def list_file(root: Path, path: Path) -> ImageFile:
     """The record of a file below ``root``. UserError where it cannot be read."""
     try:
-        return ImageFile(path.relative_to(root).as_posix(), path.stat().st_size)
+        status = path.stat()
     except OSError as error:
         raise closed(path, error) from error
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
+        raise UserError(f"{path}: not a plain file of at most {MAX_FILE_BYTES} bytes; replace the file or remove it")
+    return ImageFile(path.relative_to(root).as_posix(), status.st_size)
 
 
 def fingerprint(

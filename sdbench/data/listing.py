@@ -133,27 +133,33 @@ def class_images(root: Path, part: str, classes: Iterable[str]) -> tuple[FileTab
 
 
 def images_below(root: Path, folder: str) -> list[tuple[str, int]]:
-    """Path below ``root`` and size of the images in a folder, in order of their paths; links to folders are followed.
+    """Path below ``root`` and size of the images in a folder, in order of their paths; links to folders are followed,
+    each folder entered once.
 
     Names that start with a dot, and files with other suffixes than images have, are passed over.
     """
     found: list[tuple[str, int]] = []
-    deep = _gather(os.path.join(root, folder), folder, found)  # noqa: PTH118 (a million files)
+    deep = _gather(os.path.join(root, folder), folder, found, set())  # noqa: PTH118 (a million files)
     found.sort(key=(lambda item: item[0].split("/")) if deep else None)
     return found
 
 
-def _gather(place: str, folder: str, found: list[tuple[str, int]]) -> bool:
-    """Add a folder's images to ``found``; whether it has folders of its own."""
+def _gather(place: str, folder: str, found: list[tuple[str, int]], entered: set[tuple[int, int]]) -> bool:
+    """Add a folder's images to ``found``; whether it has folders of its own. entered: the folders that were, as a link
+    to one above would be followed for ever."""
     deep = False
     try:
+        status = os.stat(place)  # noqa: PTH116
+        if (status.st_dev, status.st_ino) in entered:
+            return False
+        entered.add((status.st_dev, status.st_ino))
         with os.scandir(place) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir():
                     deep = True
-                    _gather(entry.path, f"{folder}/{entry.name}", found)
+                    _gather(entry.path, f"{folder}/{entry.name}", found, entered)
                 elif entry.name.lower().endswith(SUFFIXES):
                     found.append((f"{folder}/{entry.name}", entry.stat().st_size))
     except OSError as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from sdbench.engine import Resources, ray_tune
+from sdbench.engine import Resources, ray_halt, ray_tune
 from sdbench.engine.job import Job
 from sdbench.space import Choice, LogUniform, Space
 from sdbench.spec import Trial
@@ -112,10 +112,10 @@ def _fit(ask: Ask, resources: Resources, folder: str | None) -> None:
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=max(1, ask.template.options.max_failures)),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[ray_tune.callback()],
+                callbacks=[ray_halt.callback()],
             ),
         )
-        with contextlib.suppress(ray_tune.Halted):
+        with contextlib.suppress(ray_halt.Halted):
             tuner.fit()
 
 

@@ -21,22 +21,25 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from sdbench import environment
-from sdbench.engine import Resources, Work, ray_cluster
+from sdbench.engine import Resources, Work, ray_cluster, ray_halt
 from sdbench.engine.job import Job
 from sdbench.engine.ray_errand import Errand, trainable
+from sdbench.engine.ray_halt import Halted, Running, callback
 from sdbench.engine.ray_nodes import Place
-from sdbench.engine.supervise import WORKER, supervise
+from sdbench.engine.supervise import supervise
 
 OBJECT_STORE_BYTES = 80 * 2**20  # trials read their data themselves
 
 NODE_FAILURES = 10
 """How often a trial may lose its node or its supervisor. Its own failures are counted by the supervisor."""
+
+ROUNDS = 3
+"""How often trials that lost that many are handed to Tune, which forgets earlier losses each time."""
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -62,28 +65,13 @@ def available() -> bool:
     return find_spec("ray") is not None and find_spec("pyarrow") is not None
 
 
-class Halted(Exception):
-    """The command was asked to stop."""
-
-
-@dataclass
-class _Running:
-    """What Tune's callback looks at. Module state, since Tune copies its callbacks."""
-
-    stop: Event
-    halt: Any = None
-
-
-_running: _Running | None = None
-
-
 def run(jobs: list[Job], resources: Resources, stop: Event, work: Work = supervise) -> None:
     """Run all jobs under Ray Tune. Raises EnvironmentProblem where the cluster cannot be joined or lacks something."""
     if not jobs or stop.is_set():
         return
     payload = [job.model_dump_json() for job in jobs]
     with session(jobs, resources, stop) as (place, halt):
-        _fit(Errand(payload, work, place, halt), resources)
+        _rounds(Errand(payload, work, place, halt), resources, stop)
 
 
 @contextlib.contextmanager
@@ -91,7 +79,6 @@ def session(jobs: Sequence[Job], resources: Resources, stop: Event) -> Iterator[
     """Ray, silent, until the block ends: a local one, or the cluster at an address, whose nodes are looked at for what
     ``jobs`` need; then also the place of its common files and the handle that stops trials on all nodes. ``callback``
     halts Tune once ``stop`` is set. Raises EnvironmentProblem where the cluster cannot be joined or lacks something."""
-    global _running
     address = ray_cluster.chosen(resources.address)
     for name, value in {**QUIET, **({} if address else OWN)}.items():
         # Ray reads how it authenticates when it is imported: later it could not talk to what it starts.
@@ -100,19 +87,22 @@ def session(jobs: Sequence[Job], resources: Resources, stop: Event) -> Iterator[
     with _silence():
         if address is None:
             with _own(resources):
-                _running = _Running(stop)
+                ray_halt.begin(Running(stop))
                 yield None, None
             return
-        with _joined(address), ray_cluster.place(jobs, resources.cpus_per_trial, share_of(resources)) as place:
-            _running = _Running(stop, ray_cluster.start_halt())
-            yield place, _running.halt
+        with _joined(address):
+            needs = (resources.cpus_per_trial, share_of(resources))
+            with ray_cluster.place(jobs, *needs) as place:
+                halt = ray_cluster.start_halt()
+                ray_halt.begin(Running(stop, halt, ray_cluster.Vacancy(*needs)))
+                yield place, halt
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Ray's reports and banners stay out of the command's output."""
     for name in ("ray", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is told in this command's own words
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
@@ -151,7 +141,7 @@ def _own(resources: Resources) -> Iterator[None]:
     import ray
 
     cpus = resources.cpus if resources.cpus is not None else environment.cpu_count()
-    with _own_signals():
+    with _own_signals(), _loopback():
         ray.init(
             address="local",
             num_cpus=cpus,
@@ -167,6 +157,27 @@ def _own(resources: Resources) -> Iterator[None]:
         ray.shutdown()
         if session is not None:
             shutil.rmtree(session, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """A Ray that starts here is reached from this machine only.
+
+    Its servers bind the node's address, by default that of a network interface; an address of 127.0.0.1 that is asked
+    for is replaced by that. Where Ray is told that there are no clusters, as on macOS and Windows, it takes the
+    loopback address by itself. A Ray without that switch binds as it does by default.
+    """
+    from ray._private import ray_constants
+
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", None)
+    if before is None:
+        yield
+        return
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _session_folder() -> Path | None:
@@ -195,19 +206,32 @@ def _limit(resources: Resources, share: float) -> int | None:
     return max(1, min(limits)) if limits else None
 
 
-def _fit(errand: Errand, resources: Resources) -> None:
-    """Hand all jobs to Tune, whose own files lie where every node sees them."""
+def _rounds(errand: Errand, resources: Resources, stop: Event) -> None:
+    """Hand all jobs to Tune, and those that it gave up again."""
+    left = list(range(len(errand.jobs)))
+    given_up: dict[int, str] = {}
+    for number in range(ROUNDS):
+        if left and not stop.is_set():
+            given_up = _fit(errand, left, resources, f"run{number}")
+            left = list(given_up)
+    for reason in sorted(set(given_up.values())):
+        count = sum(each == reason for each in given_up.values())
+        print(f"note: {count} trial(s) given up, since their workers died again and again: {reason}", file=sys.stderr)
+
+
+def _fit(errand: Errand, left: list[int], resources: Resources, name: str) -> dict[int, str]:
+    """Hand the jobs with these numbers to Tune, whose own files lie where every node sees them; returns why it gave
+    some of them up."""
     from ray import tune
 
     folder = errand.place.folder if errand.place else None
-
     share = share_of(resources)
     needs = {"cpu": resources.cpus_per_trial, "gpu": share}
     trial = tune.with_resources(tune.with_parameters(trainable, errand=errand), needs)
     with tempfile.TemporaryDirectory(prefix="sdbench-tune-") as scratch:
         tuner = tune.Tuner(
             trial,
-            param_space={"job": tune.grid_search(list(range(len(errand.jobs))))},
+            param_space={"job": tune.grid_search(left)},
             tune_config=tune.TuneConfig(
                 reuse_actors=True,
                 max_concurrent_trials=_limit(resources, share) if folder else resources.jobs,
@@ -215,7 +239,7 @@ def _fit(errand: Errand, resources: Resources) -> None:
                 trial_dirname_creator=_name,
             ),
             run_config=tune.RunConfig(
-                name="run",
+                name=name,
                 storage_path=folder or scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=NODE_FAILURES),
@@ -224,45 +248,7 @@ def _fit(errand: Errand, resources: Resources) -> None:
         )
         with contextlib.suppress(Halted):
             tuner.fit()
-
-
-def callback() -> Any:
-    """A Tune callback that ends ``fit()`` once the command was asked to stop, and keeps its memory flat."""
-    from ray.tune import Callback
-
-    class HaltCallback(Callback):
-        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            # Tune pickles this class by value; the import reaches the one module that holds the stop.
-            from sdbench.engine import ray_tune
-
-            ray_tune.halt_if_asked()
-
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            # Running means of everything that was reported: most of what Tune remembers of a finished trial.
-            trial.run_metadata.metric_analysis.clear()
-            trial.run_metadata.metric_n_steps.clear()
-
-    return HaltCallback()
-
-
-def halt_if_asked() -> None:
-    """Raise Halted, after telling the trials, once the command was asked to stop."""
-    if _running is not None and _running.stop.is_set():
-        if _running.halt is None:
-            _ask_trials_to_stop()
-        else:
-            ray_cluster.halt_all(_running.halt)
-        raise Halted
-
-
-def _ask_trials_to_stop() -> None:
-    """SIGTERM to every trial process below this one, so that each ends at its next step."""
-    import psutil
-
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if WORKER in process.cmdline():
-                process.terminate()
+        return ray_halt.take_given_up()
 
 
 def _name(trial: Any) -> str:

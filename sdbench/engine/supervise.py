@@ -267,8 +267,8 @@ def _write(
         if found is not None and found.provenance.finished != job.replaces:
             return found.status
         if lock.is_locked:
-            store.write(result)
             _keep_log(store, result, log)
+            store.write(result)
     finally:
         lock.release()
     return status

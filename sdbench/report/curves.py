@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sdbench.bounded import read_plain
+from sdbench.curve_lines import MAX_CURVE_BYTES, MAX_CURVE_LINES, curve_line
 from sdbench.statistics import MeanStd, mean_std
-from sdbench.store import MAX_CURVE_BYTES, MAX_CURVE_LINES, curve_line
 
 Line = Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""What is fuzzed: readers of files and of typed text, each with the errors that it documents. Nothing else may be raised.
+"""What is fuzzed: readers of files and of typed text, each with the errors that it documents and no others.
 
 ``TARGETS[name](content)`` hands the bytes to one reader. ``SEEDS[name]`` are sound inputs, ``MUTATORS[name]``
 changes one where random bytes would not get past the first check.
