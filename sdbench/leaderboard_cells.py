@@ -62,7 +62,8 @@ def recipe_line(table: Ground) -> str:
         shown = " and ".join(map(_plain, value)) if isinstance(value, tuple) else _plain(value)
         recipe.append(f"{key.replace('_', ' ')} {shown or 'none'}")
     data = f"precision {table.precision}, split {table.split}, data {table.data_fingerprint[:12]}"
-    return f"Recipe: {', '.join(recipe)}; {data}"
+    shards = f", each batch in {table.shards} shards on a device each" if table.shards > 1 else ""
+    return f"Recipe: {', '.join(recipe)}{shards}; {data}"
 
 
 def hardware_lines(hardware: Sequence[str]) -> list[str]:

@@ -27,7 +27,7 @@ def table_key(result: TrialResult, epochs: int | None = None) -> tuple[Any, ...]
     whole = spec.common_recipe if epochs is None else spec.common_recipe.model_copy(update={"epochs": epochs})
     recipe = (whole.epochs, canonical(whole.model_dump(mode="json")))
     budget = canonical(spec.budget.model_dump(mode="json")) if spec.budget else ""
-    rules = (spec.protocol, identity.protocol_version, *recipe, budget, spec.split, spec.precision)
+    rules = (spec.protocol, identity.protocol_version, *recipe, budget, spec.split, spec.precision, spec.shards)
     return (spec.dataset, spec.network, size, *rules, identity.data_fingerprint)
 
 
@@ -46,6 +46,7 @@ def ground(results: Sequence[TrialResult], num_classes: int | None) -> Ground:
         precision=spec.precision,
         recipe=spec.common_recipe,
         budget=spec.budget,
+        shards=spec.shards,
     )
 
 

@@ -104,7 +104,8 @@ class Row(Record):
 
 class Ground(Record):
     """What trials have in common that can be compared. num_classes: None where nobody knows. budget: of the search
-    that chose each method's values, under protocol ``tuned``; the recipe is then that of the default point."""
+    that chose each method's values, under protocol ``tuned``; the recipe is then that of the default point. shards: of
+    a batch."""
 
     dataset: str
     data_fingerprint: str
@@ -117,6 +118,7 @@ class Ground(Record):
     precision: str
     recipe: Recipe
     budget: Budget | None = None
+    shards: int = 1
 
 
 class Table(Ground):

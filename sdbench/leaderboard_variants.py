@@ -34,16 +34,21 @@ class Variant:
 
 
 def without_duplicates(results: Iterable[TrialResult]) -> tuple[dict[str, TrialResult], list[str]]:
-    """Results by trial id, the newest complete one where there are several, and a note that says so. Search trials are
-    left out, with a note."""
+    """Results by trial id, the newest complete one where there are several, and notes that say so. Left out, with a
+    note: smoke trials, whose epochs were cut short, and search trials."""
     found: dict[str, list[TrialResult]] = defaultdict(list)
-    searched = 0
+    smoke, searched = set(), set()
     for result in results:
-        searched += result.spec.search
-        if not result.spec.search:
+        if result.spec.limit_steps is not None:
+            smoke.add(result.trial_id)
+        elif result.spec.search:
+            searched.add(result.trial_id)
+        else:
             found[result.trial_id].append(result)
     repeated = sorted(trial_id for trial_id, records in found.items() if len(records) > 1)
-    notes = [f"{searched} search trial(s) of tuning left out, which no board compares"] if searched else []
+    notes = [f"{len(smoke)} smoke trial(s) left out, whose epochs were cut short (--limit-steps)"] if smoke else []
+    if searched:
+        notes.append(f"{len(searched)} search trial(s) of tuning left out, which no board compares")
     if repeated:
         listed = ", ".join(repeated[:10]) + (f" and {len(repeated) - 10} more" if len(repeated) > 10 else "")
         notes.append(f"trials with more than one record, of which the newest complete one counts: {listed}")

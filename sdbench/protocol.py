@@ -13,6 +13,7 @@ from pydantic import Field
 
 from sdbench import registry
 from sdbench.identity import method_source
+from sdbench.method import Method
 from sdbench.space import LogUniform, Space
 from sdbench.spec import Identity, Recipe, Record, Trial, TrialSpec, Tuning, Value
 
@@ -142,8 +143,10 @@ class Cell(Record):
     recipe: Recipe
     precision: str
     threads: int
+    limit_steps: int | None = None
     search: bool = False
     tuning: Tuning | None = None
+    shards: int = 1
 
 
 def expand(cells: Sequence[Cell], protocol: Protocol, seeds: Sequence[int], *, baseline: bool) -> list[Trial]:
@@ -154,7 +157,7 @@ def expand(cells: Sequence[Cell], protocol: Protocol, seeds: Sequence[int], *, b
     trials: dict[str, Trial] = {}
     for seed in seeds:
         for cell in cells:
-            probe = registry.build(cell.method, cell.params)
+            probe = traits(cell.method, cell.params)
             split = HOLDOUT if probe.wants_validation else protocol.split
             chain: list[Trial] = []
             if baseline:
@@ -169,10 +172,23 @@ def baselines(cells: Sequence[Cell], protocol: Protocol, seeds: Sequence[int]) -
     trials: dict[str, Trial] = {}
     for seed in seeds:
         for cell in cells:
-            probe = registry.build(cell.method, cell.params)
+            probe = traits(cell.method, cell.params)
             trial = _trial(_baseline(cell), protocol, HOLDOUT if probe.wants_validation else protocol.split, seed)
             trials.setdefault(trial.id, trial)
     return list(trials.values())
+
+
+def traits(name: str, params: Mapping[str, Value]) -> Method | type[Method]:
+    """A method, for its class attributes; the class itself where its constructor is broken, which its trial will say.
+
+    UserError, ValueError and TypeError go through: they tell that the values do not suit it.
+    """
+    try:
+        return registry.build(name, params)
+    except (ValueError, TypeError):
+        raise
+    except Exception:  # a plug-in's constructor may raise anything
+        return registry.get(name.partition("+")[0])
 
 
 def _generations(cell: Cell, protocol: Protocol, split: str, seed: int, generations: int) -> list[Trial]:

@@ -15,6 +15,7 @@ from sdbench.data.policies import Policy
 from sdbench.data.streams import Drawer, Group, Roster, draw_epoch, hold_out, to_device
 from sdbench.errors import UserError, unknown
 from sdbench.method import Batch
+from sdbench.workers import WHOLE, Shard
 
 Part = Literal["train", "test"]
 
@@ -88,23 +89,29 @@ class DataSet(ABC):
         partners: int = 0,
         partners_in_batch: bool = False,
         dtype: torch.dtype = torch.float32,
+        shard: Shard = WHOLE,
     ) -> Iterator[Batch]:
         """All training images once, in an order and with augmentation that (stream, epoch) fix.
 
         Images are [N, 3, S, S] in channels_last layout, normalized, of ``dtype`` float32 or
         bfloat16, on the device. policy: of ``sdbench.data.policies``, beyond ``augment``. ``views`` and
         ``partners`` change neither order nor images: they draw from streams of their own. Everything is
-        drawn when the first batch is asked for; after that no step waits for a GPU.
+        drawn when the first batch is asked for; after that no step waits for a GPU. ``shard`` takes its rows of
+        each batch, which has as many steps, the last one possibly without images; nothing is drawn, decoded or
+        augmented differently for it.
         """
         drawer = self._drawer(augment)
         groups = draw_epoch(self._roster, drawer, stream=stream, epoch=epoch, views=views, partners=partners)
+        anchors = anchors_per_step(batch_size, partners, partners_in_batch)
+        mine = shard.positions(self.num_train, anchors)
+        if shard != WHOLE:
+            groups, anchors = [group[mine] for group in groups], anchors // shard.size
         order = to_device(groups[0].index, self.device)
         labels = self._labels.index_select(0, order)
-        anchors = anchors_per_step(batch_size, partners, partners_in_batch)
-        starts = range(0, self.num_train, anchors)
+        starts = range(0, len(order), anchors)
         beyond = Policy(
-            policy, groups, stream=stream, epoch=epoch, step=anchors, size=self.image_size,
-            num_classes=self.num_classes, device=self.device,
+            policy, groups, mine, count=self.num_train, stream=stream, epoch=epoch, step=anchors,
+            size=self.image_size, num_classes=self.num_classes, device=self.device,
         )  # fmt: skip
         for start, images in zip(starts, self._augmented(groups, anchors, augment), strict=True):
             rows = slice(start, start + anchors)
@@ -116,6 +123,9 @@ class DataSet(ABC):
                 labels=labels[rows],
                 index=order[rows],
             )
+        if len(starts) < self.steps(batch_size, partners, partners_in_batch):
+            none = torch.empty((0, 3, self.image_size, self.image_size), dtype=dtype, device=self.device)
+            yield Batch(none, (none,) * (views - 1), (none,) * partners, labels[:0], order[:0])
 
     def test_batches(self, batch_size: int, dtype: torch.dtype = torch.float32) -> Iterator[tuple[Tensor, Tensor]]:
         """The test images, without augmentation and in a fixed order, with their labels."""

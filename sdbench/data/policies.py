@@ -44,22 +44,23 @@ def cutout_side(size: int, num_classes: int) -> int:
 class Policy:
     """One epoch's draws, and what they do.
 
-    name: of ``POLICIES``. groups: the epoch's, as ``draw_epoch`` gives them. step: images of a group at a time. size:
-    side of the images. UserError for another name.
+    name: of ``POLICIES``. groups: of the epoch's ``count`` images those in the rows ``mine``. step: images of a group
+    at a time. size: side of the images. UserError for another name.
     """
 
     def __init__(
-        self, name: str, groups: Sequence[Group], *, stream: str, epoch: int, step: int, size: int, num_classes: int,
-        device: torch.device,
+        self, name: str, groups: Sequence[Group], mine: Tensor, *, count: int, stream: str, epoch: int, step: int,
+        size: int, num_classes: int, device: torch.device,
     ) -> None:  # fmt: skip
         if name not in POLICIES:
             raise UserError(unknown("policy", name, POLICIES))
         self._step, self._size, self._device = step, size, device
+        self._count, self._mine = count, mine
         self._side = cutout_side(size, num_classes)
         self._versions: list[list[Version]] = []
         for g, group in enumerate(groups):
             purposes = [_purpose(g, k) for k in range(len(group.draws))]
-            own = [self._version(name, len(group.index), generator_for(stream, p, epoch)) for p in purposes]
+            own = [self._version(name, generator_for(stream, p, epoch)) for p in purposes]
             self._versions.append(own)
 
     def applied(self, start: int, images: list[list[Tensor]], normalize: Normalize) -> list[list[Tensor]]:
@@ -69,23 +70,24 @@ class Policy:
             for own, group in zip(self._versions, images, strict=True)
         ]
 
-    def _version(self, name: str, count: int, generator: torch.Generator) -> Version:
+    def _version(self, name: str, generator: torch.Generator) -> Version:
         if name == "cutout":
-            return self._cutout(count, generator)
+            return self._cutout(generator)
         if name == "trivialaugment":
-            return self._trivial(count, generator)
+            return self._trivial(generator)
         return lambda start, pixels, normalize: normalize(pixels)
 
-    def _cutout(self, count: int, generator: torch.Generator) -> Version:
-        centres = to_device(torch.randint(0, self._size, (count, 2), generator=generator), self._device)
+    def _cutout(self, generator: torch.Generator) -> Version:
+        drawn = torch.randint(0, self._size, (self._count, 2), generator=generator)
+        centres = to_device(drawn[self._mine], self._device)
 
         def version(start: int, pixels: Tensor, normalize: Normalize) -> Tensor:
             return cutout(normalize(pixels), centres[start : start + self._step], self._side)
 
         return version
 
-    def _trivial(self, count: int, generator: torch.Generator) -> Version:
-        drawn = trivialaugment.draw(count, self._step, self._size, generator)
+    def _trivial(self, generator: torch.Generator) -> Version:
+        drawn = trivialaugment.draw(self._count, self._mine, self._step, self._size, generator)
         chosen = drawn.to(self._device)
 
         def version(start: int, pixels: Tensor, normalize: Normalize) -> Tensor:

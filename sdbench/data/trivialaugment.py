@@ -66,12 +66,13 @@ class Chosen:
         return Chosen(self.counts, *(to_device(tensor, device) for tensor in tensors))
 
 
-def draw(count: int, step: int, size: int, generator: torch.Generator) -> Chosen:
-    """Operations and strengths of ``count`` images, ``step`` of them at a time. size: side of the images."""
+def draw(count: int, mine: Tensor, step: int, size: int, generator: torch.Generator) -> Chosen:
+    """Operations and strengths of those in the rows ``mine`` of ``count`` images, ``step`` of them at a time. size:
+    side of the images."""
     kinds = torch.randint(len(OPERATIONS), (count,), generator=generator)
     bins = torch.randint(BINS, (count,), generator=generator)
     signs = torch.randint(0, 2, (count,), generator=generator) * 2.0 - 1.0
-    return arrange(kinds, bins, signs, step, size)
+    return arrange(kinds[mine], bins[mine], signs[mine], step, size)
 
 
 def arrange(kinds: Tensor, bins: Tensor, signs: Tensor, step: int, size: int) -> Chosen:

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from sdbench.engine import Resources, ray_tune
+from sdbench.engine import Resources, ray_halt, ray_tune
 from sdbench.engine.job import Job
 from sdbench.space import Choice, LogUniform, Space
 from sdbench.spec import Trial
@@ -78,20 +78,21 @@ def run(asks: list[Ask], resources: Resources, stop: Event) -> None:
     EnvironmentProblem where a cluster cannot be joined."""
     if not asks or stop.is_set():
         return
-    with ray_tune.session(resources, stop) as gpus:
+    with ray_tune.session([ask.template for ask in asks], resources, stop) as (place, _):
         for ask in asks:
             if not stop.is_set():
-                _fit(ask, resources, gpus)
+                _fit(ask, resources, place.folder if place else None)
 
 
-def _fit(ask: Ask, resources: Resources, gpus: float) -> None:
+def _fit(ask: Ask, resources: Resources, folder: str | None) -> None:
+    """One search. folder: for Tune's own files, where every node sees them; None for a temporary one."""
     import ray
     from ray import tune
 
-    share = 1 / resources.per_gpu if gpus and resources.gpus != 0 else 0
+    share = ray_tune.share_of(resources)
     needs = {"cpu": resources.cpus_per_trial, "gpu": share}
-    cpus = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
-    room = int(gpus / share) if share else int(cpus // resources.cpus_per_trial)
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    room = int(total.get("GPU", 0) / share) if share else int(total.get("CPU", 1) // resources.cpus_per_trial)
     trainable = tune.with_resources(tune.with_parameters(_followed(), ask=ask), needs)
     places = range(len(ask.points))
     with tempfile.TemporaryDirectory(prefix="sdbench-tune-") as scratch:
@@ -107,14 +108,14 @@ def _fit(ask: Ask, resources: Resources, gpus: float) -> None:
             ),
             run_config=tune.RunConfig(
                 name="run",
-                storage_path=scratch,
+                storage_path=folder or scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=max(1, ask.template.options.max_failures)),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[ray_tune.callback()],
+                callbacks=[ray_halt.callback()],
             ),
         )
-        with contextlib.suppress(ray_tune.Halted):
+        with contextlib.suppress(ray_halt.Halted):
             tuner.fit()
 
 

@@ -118,7 +118,7 @@ def test_operations_of_a_step_do_not_touch_each_others_images() -> None:
 
 def test_operations_and_strengths_are_uniform() -> None:
     count = 60_000
-    drawn = trivial.draw(count, count, SIZE, torch.Generator().manual_seed(0))
+    drawn = trivial.draw(count, torch.arange(count), count, SIZE, torch.Generator().manual_seed(0))
     (counts,) = drawn.counts
     expected = count / len(trivial.OPERATIONS)
     assert sum(counts) == count
@@ -188,12 +188,14 @@ def test_views_of_a_policy_are_drawn_apart(policy: str) -> None:
 def test_floating_pixels_of_resized_crops_become_bytes_first() -> None:
     group = Group(torch.arange(5), (Draw(),))
     arguments: dict[str, Any] = {
-        "stream": "0", "epoch": 0, "step": 5, "size": SIZE, "num_classes": 10, "device": torch.device("cpu")
+        "count": 5, "stream": "0", "epoch": 0, "step": 5, "size": SIZE, "num_classes": 10, "device": torch.device("cpu")
     }  # fmt: skip
     pixels = pictures(5)
     as_they_are = lambda each: each  # noqa: E731
-    (([whole],),) = (Policy("trivialaugment", [group], **arguments).applied(0, [[pixels]], as_they_are),)
-    (([near],),) = (Policy("trivialaugment", [group], **arguments).applied(0, [[pixels + 0.3]], as_they_are),)
+    (([whole],),) = (Policy("trivialaugment", [group], group.index, **arguments).applied(0, [[pixels]], as_they_are),)
+    (([near],),) = (
+        Policy("trivialaugment", [group], group.index, **arguments).applied(0, [[pixels + 0.3]], as_they_are),
+    )
     assert torch.equal(whole, near)
 
 
