@@ -128,7 +128,7 @@ def test_a_plug_in_that_does_not_import_is_refused_before_training(
     counted("a plug-in that does not import")
     (tmp_path / "bad.py").write_text(text)
     flags = small_world.flags(methods=["ls"], plugin=[str(tmp_path / "bad.py")], results=str(tmp_path / "results"))
-    with pytest.raises(ValueError, match="bad.py"):
+    with pytest.raises(ValueError, match=r"bad\.py"):
         make_plan(Request.gather(flags, None, {}))
     assert not list((tmp_path / "results").glob("trials/*/*"))
 
