@@ -16,15 +16,14 @@ from tabulate import tabulate
 
 def table(lines: list[str]) -> str:
     """The table in Markdown, one row per fault in order of appearance, and the sums."""
-    sums: dict[str, list[int]] = {}
+    sums: dict[str, tuple[int, int]] = {}
     for line in lines:
         entry = json.loads(line)
-        row = sums.setdefault(entry["fault"], [0, 0])
-        row[0] += entry["tried"]
-        row[1] += entry["survived"]
-    rows = [[fault, tried, survived, tried - survived] for fault, (tried, survived) in sums.items()]
-    total: list[object] = ["all", *(sum(int(row[i]) for row in rows) for i in (1, 2, 3))]
-    return tabulate([*rows, total], headers=["fault", "tried", "survived", "lost"], tablefmt="github")
+        tried, survived = sums.get(entry["fault"], (0, 0))
+        sums[entry["fault"]] = (tried + entry["tried"], survived + entry["survived"])
+    sums["all"] = (sum(tried for tried, _ in sums.values()), sum(survived for _, survived in sums.values()))
+    rows = [(fault, tried, survived, tried - survived) for fault, (tried, survived) in sums.items()]
+    return tabulate(rows, headers=["fault", "tried", "survived", "lost"], tablefmt="github")
 
 
 def main(arguments: list[str]) -> None:

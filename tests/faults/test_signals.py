@@ -15,11 +15,26 @@ import pytest
 SDBENCH = [sys.executable, "-m", "sdbench"]
 
 
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
-    + [signal.SIGHUP],
-)
+SIGNALS = [
+    signal.SIGHUP,
+    *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)),
+]
+
+CHATTY = """
+import sys, threading, time
+
+def chat():
+    while True:
+        print("x" * 100, flush=True)
+        sys.stderr.write("y\\n")
+        time.sleep(0.001)
+
+if "sdbench.engine.worker" in " ".join(sys.orig_argv):
+    threading.Thread(target=chat, daemon=True).start()
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_a_run_in_good_order(
     world: Any, undisturbed: Any, faults: Any, counted: Callable[..., None], number: signal.Signals
 ) -> None:
@@ -63,15 +78,9 @@ def test_a_trial_that_prints_when_nobody_listens_is_not_failed(
 ) -> None:
     """The command is killed; what the trial prints before it has noticed makes it no failure."""
     counted("kill -9 while the trial prints")
-    plugin = world.root / "journal.py"
-    plugin.write_text((faults.plugins / "journal.py").read_text())
     site = world.root / "site"
     site.mkdir()
-    (site / "sitecustomize.py").write_text(
-        "import sys, threading, time\n"
-        "def chat():\n    while True:\n        print('x' * 100, flush=True); sys.stderr.write('y\\n'); time.sleep(0.001)\n"
-        "if 'sdbench.engine.worker' in ' '.join(sys.orig_argv):\n    threading.Thread(target=chat, daemon=True).start()\n"
-    )
+    (site / "sitecustomize.py").write_text(CHATTY)
     world.environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH", "")]))
     process = world.start()
     try:

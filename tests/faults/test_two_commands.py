@@ -181,7 +181,7 @@ def test_a_death_does_not_overwrite_what_another_command_finished(
 def test_a_process_that_dies_after_an_interruption_is_a_failure(
     write_trial: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: Callable[..., None]
 ) -> None:
-    """The record of the interruption, which is older, is not taken for its own; it is started again as often as asked."""
+    """The older record, of the interruption, is not taken for its own; it is started again as often as asked."""
     counted("a death after an interruption")
     write_trial(tmp_path, status="interrupted", metrics=None)
     (broken_off,) = Store(tmp_path).scan().results
