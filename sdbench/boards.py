@@ -25,10 +25,12 @@ from sdbench.errors import UserError, unknown
 from sdbench.leaderboard import build_board
 from sdbench.leaderboard_formats import SUFFIXES, render, write_boards
 from sdbench.leaderboard_records import Board
+from sdbench.leaderboard_tuning import tuned_text, values_text
 from sdbench.published import published_numbers
 from sdbench.selectors import split_list
 from sdbench.spec import TrialResult
 from sdbench.store import Damaged, Scan, Store, read_curve, sha256
+from sdbench.terminal import visible
 
 CURVE_LINES = 12
 
@@ -131,7 +133,7 @@ def compare(
         results, names, chosen, reference=reference, metric=metric, fail_if=fail_if, target=target, at=at
     )
     for outcome in found.failed:
-        print(outcome_text(outcome), file=sys.stderr)
+        print(visible(outcome_text(outcome)), file=sys.stderr)
     return render_comparison(found, format_name), 4 if found.failed else 1 if damaged else 0
 
 
@@ -174,8 +176,11 @@ def _curves(store: Store) -> CurveOf:
     def lines(result: TrialResult) -> list[dict[str, Any]]:
         path = store.folder(result.spec, result.trial_id) / "curve.jsonl"
         recorded = result.checksums.get(path.name)
-        if recorded and path.exists() and sha256(path) != recorded:
-            raise ValueError("its checksum does not match, it was changed after it was written")
+        try:
+            if recorded and path.exists() and sha256(path) != recorded:
+                raise ValueError("its checksum does not match, it was changed after it was written")
+        except OSError as error:
+            raise ValueError(f"its file cannot be read ({error.strerror})") from error
         return read_curve(path)
 
     return lines
@@ -232,7 +237,7 @@ def _read(root: Path) -> tuple[Scan, Profiles]:
     scan, profiles = Store(root).scan(), archive.scan(root)
     for damaged, remedy in ((scan.damaged, "run its trial again"), (profiles.damaged, "profile it again")):
         for one in damaged:
-            print(f"damaged record left out: {one.path}: {one.reason}; {remedy}", file=sys.stderr)
+            print(visible(f"damaged record left out: {one.path}: {one.reason}; {remedy}"), file=sys.stderr)
     return scan, profiles
 
 
@@ -273,10 +278,15 @@ def _card(result: TrialResult, store: Store) -> str:
         facts += [(key, f"{value:.6g}") for key, value in result.metrics.model_dump().items()]
     if result.scaled:
         facts += [(key, f"{value:.6g}") for key, value in result.scaled.named.items()]
+    if result.validation_top1 is not None:
+        facts.append(("top-1 on held-out images", f"{result.validation_top1:.6g}"))
+    if result.tuned:
+        facts.append(("tuned", f"{values_text(result.tuned.values)}; {tuned_text(result.tuned)}"))
     if result.cost:
         facts += [(key, value) for key, value in result.cost.model_dump().items() if value != ()]
     facts.append(("resumed at epochs", ", ".join(map(str, result.resumes)) or "never"))
-    facts += [(key, value) for key, value in result.provenance.model_dump().items() if value not in ("", (), None)]
+    made = result.provenance.model_dump(exclude={"config", "origins"})
+    facts += [(key, value) for key, value in made.items() if value not in ("", (), None)]
     parts = [tabulate(facts, tablefmt="plain", disable_numparse=True)]
     curve = read_curve(folder / "curve.jsonl")
     if curve:

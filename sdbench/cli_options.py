@@ -12,6 +12,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from sdbench.terminal import say
+
 Many = Optional[list[str]]  # noqa: UP045  typer reads this form on every supported version
 Text = Optional[str]  # noqa: UP045
 
@@ -61,7 +63,7 @@ def answers() -> Iterator[None]:
         yield
     except UserError as error:
         for problem in error.problems:
-            typer.echo(f"error: {problem}", err=True)
+            say(f"error: {problem}", err=True)
         raise typer.Exit(3 if isinstance(error, EnvironmentProblem) else 2) from None
     except BrokenPipeError:
         _drop_output()
@@ -79,7 +81,7 @@ def answers() -> Iterator[None]:
 def show_answer(answer: Callable[[], str]) -> None:
     """Print what a function returns, or its errors."""
     with answers():
-        typer.echo(answer())
+        say(answer())
 
 
 def given(values: dict[str, Any], *others: str) -> dict[str, Any]:

@@ -52,6 +52,8 @@ def cut_back(folder: Path, epochs_done: int) -> None:
 
 def epoch_files(folder: Path) -> dict[int, Path]:
     """The files of a trial's epochs by the number of epochs done, ascending; empty where none were kept."""
+    if (folder / EPOCH_LOGITS).is_symlink():
+        return {}
     matches = [(re.fullmatch(r"epoch-(\d{4,})\.safetensors", p.name), p) for p in (folder / EPOCH_LOGITS).glob("*")]
     return dict(sorted((int(match[1]), path) for match, path in matches if match))
 

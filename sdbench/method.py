@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,13 +28,18 @@ from torch import Tensor, nn
 
 from sdbench.errors import UserError
 from sdbench.losses import full_precision
+from sdbench.rows import row_files
 from sdbench.space import Scalar, Space
 
 if TYPE_CHECKING:
     from sdbench.network import Network
+    from sdbench.shelf import Shelf
 
 Terms = dict[str, Tensor]
 """Named 0-d loss terms, already weighted; the harness adds all of them."""
+
+Joining = Literal["same", "sum", "rows", "own"]
+"""How a buffer of a trial on several devices comes together: see ``sdbench.joining``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,7 @@ class Task:
     generator: lives on the training device; the only source of randomness besides the generators
         handed to hooks. It is part of the checkpoint.
     teacher: the last generation's trained network, or a named one (no gradient, eval mode), or None.
+    shelf: decides where ``parts.keep_rows`` keeps a memory of every image; None for tensors on the device.
     """
 
     num_classes: int
@@ -109,6 +115,7 @@ class Task:
     epochs: int
     teacher: Network | None = None
     generator: torch.Generator | None = None
+    shelf: Shelf | None = None
 
 
 class Method(nn.Module):
@@ -142,6 +149,12 @@ class Method(nn.Module):
     """True: part of the training set is held out and ``after_validation`` sees its logits."""
     refuses_mixing: str = ""
     """Why this method's criterion cannot be blended over mixed images; empty where it can."""
+    couples_samples: str = ""
+    """Why a batch cannot be split into shards whose losses are averaged; empty where it can. Mixing need not say so."""
+    summed_terms: tuple[str, ...] = ()
+    """Terms that are sums over the batch, where the others are means."""
+    joins: Mapping[str, Joining] = {}
+    """How each buffer joins across the shards of a batch (``--gpus-per-trial``); running statistics need no word."""
     baseline: ClassVar[bool] = False
     core: ClassVar[bool] = False
 
@@ -254,6 +267,7 @@ class Combination(Method):
         for member in self._members():
             member.setup(task, network)
         memory = [k for k, b in self.base.named_buffers() if b.dim() and len(b) == task.num_train != task.num_classes]
+        memory += row_files(self.base)
         if memory and self.mixer is not self.base:
             raise UserError(
                 f"{type(self.base).__name__} keeps {memory[0]} with one row per training image, which a blend of two "

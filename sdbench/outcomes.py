@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sdbench import checkpoint, environment
+from sdbench.identity import plugin_sha256
 from sdbench.spec import Options, Provenance, TrialResult
 from sdbench.store import DamagedRecord, Store, WriteProblem, read_result, write_curve
 
@@ -43,8 +44,8 @@ def _text(error: BaseException) -> str:
         return "(it cannot be printed)"
 
 
-def provenance(options: Options, device: torch.device | None, started: str) -> Provenance:
-    """Where a record of this process comes from."""
+def provenance(options: Options, device: torch.device | None, started: str, method: str = "") -> Provenance:
+    """Where a record of this process comes from. method: of a trial, whose file is named where it is a plug-in."""
     commit, dirty = environment.source_commit()
     cuda = device is not None and device.type == "cuda"
     return Provenance(
@@ -55,8 +56,11 @@ def provenance(options: Options, device: torch.device | None, started: str) -> P
         commit=commit,
         dirty=dirty,
         command=options.command,
+        config=options.config,
+        origins=options.origins,
         started=started,
         finished=environment.now(),
+        plugin_sha256=plugin_sha256(method) if method else "",
     )
 
 

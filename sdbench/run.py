@@ -16,12 +16,14 @@ from types import FrameType
 from filelock import Timeout
 
 from sdbench import environment
+from sdbench.budget import Meter, Spending, watched
 from sdbench.engine import Engine, Job, local, ray_tune
 from sdbench.errors import EnvironmentProblem
 from sdbench.plan import Plan
-from sdbench.progress import Monitor, Reporter, label
+from sdbench.progress import AUTOMATIC, Monitor, Reporter, Shown, label
 from sdbench.spec import Provenance, Trial, TrialResult
 from sdbench.store import DamagedRecord, Store, read_result
+from sdbench.superseded import stale_records
 
 ENGINES: dict[str, Engine] = {"local": local.run, "ray": ray_tune.run}
 SETTLE_S = 10.0
@@ -29,13 +31,14 @@ SETTLE_S = 10.0
 
 @dataclass
 class Outcome:
-    """What a run left behind. ``signal`` is the number of the signal that ended it, or 0; ``problem``, why its boards
-    could not be written."""
+    """What a run left behind. signal: the number of the signal that ended it, or 0. spending: how its budget stands.
+    problem: why its boards could not be written."""
 
     results: list[TrialResult] = field(default_factory=list)
     reused: int = 0
     missing: list[Trial] = field(default_factory=list)
     signal: int = 0
+    spending: Spending | None = None
     problem: str = ""
 
     @property
@@ -49,7 +52,8 @@ class Outcome:
 
 def to_do(plan: Plan, store: Store) -> list[Trial]:
     """The trials without a final record, the finished ones that ``rerun`` names, and those whose weights are gone or
-    damaged while a student that is to be run needs them."""
+    damaged while a student that is to be run needs them. With ``rerun`` "stale" only those that supersede a finished
+    record, and their teachers: nothing is started that was never there."""
     wanted: dict[str, Trial] = {}
     needed: set[str | None] = set()
     for trial in reversed(plan.trials):  # students stand behind their teachers
@@ -59,7 +63,17 @@ def to_do(plan: Plan, store: Store) -> list[Trial]:
         if found is None or again or lost:
             wanted[trial.id] = trial
             needed.add(trial.spec.teacher)
-    return [trial for trial in plan.trials if trial.id in wanted]
+    waiting = [trial for trial in plan.trials if trial.id in wanted]
+    return _renewed(waiting, store) if plan.rerun == "stale" else waiting
+
+
+def _renewed(waiting: Sequence[Trial], store: Store) -> list[Trial]:
+    """Of trials without a final record, those that supersede one, and the teachers that they lack."""
+    wanted = set(stale_records(store, waiting))
+    for trial in reversed(waiting):  # teachers stand before their students
+        if trial.id in wanted and trial.spec.teacher:
+            wanted.add(trial.spec.teacher)
+    return [trial for trial in waiting if trial.id in wanted]
 
 
 def waves(trials: Sequence[Trial]) -> list[list[Trial]]:
@@ -75,20 +89,24 @@ def waves(trials: Sequence[Trial]) -> list[list[Trial]]:
     return found
 
 
-def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
+def execute(plan: Plan, *, quiet: bool = False, shown: Shown = AUTOMATIC) -> Outcome:
     """Run what is missing and return every trial's record."""
     store = Store(Path(plan.results))
     waiting = to_do(plan, store)
     outcome = Outcome(reused=len(plan.trials) - len(waiting))
+    meter = meter_of(plan, store)
     if waiting:
-        with _signals() as caught, Reporter(Monitor(waiting, store), sys.stderr, quiet=quiet):
+        monitor = Monitor(waiting, store, verbose=shown.verbose)
+        reporter = Reporter(monitor, sys.stderr, quiet=quiet, shown=shown)
+        with signals() as caught, reporter, watched(meter, caught.stop):
             for wave in waves(waiting):
-                jobs = [_job(plan, store, trial) for trial in wave if _has_teacher(plan, store, trial)]
+                jobs = [job_of(plan, store, trial) for trial in wave if _has_teacher(plan, store, trial)]
                 ENGINES[plan.engine](jobs, plan.typed_resources(), caught.stop)
                 if caught.stop.is_set():
-                    _settle(store, wave)
+                    settle(store, wave)
                     break
             outcome.signal = caught.number
+    outcome.spending = meter.look(working=bool(waiting)) if meter else None
     for trial in plan.trials:
         try:
             outcome.results.append(read_result(store.folder(trial.spec, trial.id) / "trial.json"))
@@ -97,7 +115,16 @@ def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
     return outcome
 
 
-def _job(plan: Plan, store: Store, trial: Trial) -> Job:
+def meter_of(plan: Plan, store: Store) -> Meter | None:
+    """What counts the plan's budget, where it has one."""
+    if plan.budget is None:
+        return None
+    resources = plan.typed_resources()
+    devices = 1 / resources.per_gpu if plan.budget.kind == "gpu" else resources.cpus_per_trial
+    return Meter(plan.budget, plan.trials, store, devices)
+
+
+def job_of(plan: Plan, store: Store, trial: Trial) -> Job:
     old = store.result(trial)
     keeps = trial.id in {t.spec.teacher for t in plan.trials}  # a teacher's weights are needed by its students
     options = plan.options.model_copy(update={"keep_weights": True}) if keeps else plan.options
@@ -147,7 +174,7 @@ class Caught:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[Caught]:
+def signals() -> Iterator[Caught]:
     """First Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP (unless ignored, as under nohup): end in good order. A second one: end
     now."""
     caught = Caught()
@@ -172,7 +199,7 @@ def _signals() -> Iterator[Caught]:
             signal.signal(number, handler)
 
 
-def _settle(store: Store, trials: Sequence[Trial]) -> None:
+def settle(store: Store, trials: Sequence[Trial]) -> None:
     """Wait until no process works on these trials any more, so that the last word on each is written."""
     deadline = time.monotonic() + SETTLE_S
     for trial in trials:
@@ -199,8 +226,14 @@ def summary(plan: Plan, outcome: Outcome, board: Path | None) -> list[str]:
         lines.append(f"  {outcome.problem}")
     if board is not None:
         lines.append(f"leaderboard: {board}")
+    spending = outcome.spending
+    if spending is not None:
+        lines.append(spending.text)
     failed = next((r for r in bad if r.final), None)
-    if outcome.signal or outcome.missing or any(not r.final for r in bad):
+    if spending is not None and spending.reached and good < len(plan.trials) and not outcome.signal:
+        left = len(plan.trials) - good
+        lines.append(f"next: the same command with a larger --budget; {left} trial(s) are left, from their checkpoints")
+    elif outcome.signal or outcome.missing or any(not r.final for r in bad):
         lines.append("next: the same command again; it resumes from the checkpoints")
     elif failed is not None:
         lines.append(f"next: sdbench show {failed.trial_id}, then the same command with --rerun failed")

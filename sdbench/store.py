@@ -4,7 +4,7 @@
         started.json   written first: a record with status "interrupted", for boards made meanwhile
         trial.json     the result, written last
         curve.jsonl    one line per epoch
-        network.safetensors, logits.safetensors, epoch_logits/, checkpoint/, log.txt (of a trial that failed)
+        network.safetensors, logits.safetensors, epoch_logits/, checkpoint/, state/, log.txt (of a trial that failed)
         .lock          held by the process that works on the trial; what a dead one leaves is no lock
 
 A record is written after the files beside it, with their checksums; ``sdbench.durable`` tells how files are written.
@@ -16,17 +16,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from sdbench.cost.records import ProfileResult
+from sdbench.bounded import open_plain, read_plain
+from sdbench.curve_lines import read_curve, write_curve
 from sdbench.durable import (
     WriteProblem,
     append_line,
@@ -38,6 +37,7 @@ from sdbench.durable import (
     write_atomic,
 )
 from sdbench.errors import EnvironmentProblem
+from sdbench.record import Sealed
 from sdbench.spec import SCHEMA_VERSION, Trial, TrialResult, TrialSpec
 from sdbench.trial_folder import EPOCH_LOGITS, component, make_way, nested
 
@@ -50,7 +50,7 @@ _ZERO = "0" * 64
 PROBE = ".probe"
 PROBE_BYTES = 2**16
 
-AnyRecord = TypeVar("AnyRecord", TrialResult, ProfileResult)
+AnyRecord = TypeVar("AnyRecord", bound=Sealed)
 
 __all__ = [
     "EPOCH_LOGITS", "Damaged", "DamagedRecord", "Scan", "Store", "WriteProblem", "append_line", "component",
@@ -84,12 +84,12 @@ class Scan:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a plain file's content, in hexadecimal. Raises OSError for a pipe, a device, a folder."""
+    with open_plain(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def seal(record: TrialResult | ProfileResult, name: str = "trial.json") -> str:
+def seal(record: Sealed, name: str = "trial.json") -> str:
     """The text of a record, with its own SHA-256 (taken with 64 zeros in its place) under ``name``."""
     open_ = record.model_copy(update={"checksums": {**record.checksums, name: _ZERO}})
     text = open_.model_dump_json(indent=1) + "\n"
@@ -102,12 +102,7 @@ def read_sealed(path: Path, kind: type[AnyRecord], newest_schema: int) -> AnyRec
     cannot be trusted, FileNotFoundError where there is none."""
     name = "trial.json" if kind is TrialResult else path.name
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise DamagedRecord("not a plain file")
-        if status.st_size > MAX_RECORD_BYTES:
-            raise DamagedRecord(f"larger than {MAX_RECORD_BYTES} bytes")
-        text = path.read_bytes().decode()
+        text = read_plain(path, MAX_RECORD_BYTES).decode()
         if text.count(",") > MAX_RECORD_VALUES:
             raise DamagedRecord(f"more than {MAX_RECORD_VALUES} values")
         # Before its fields are looked at, which a newer one need not have as they are here.
@@ -125,7 +120,9 @@ def read_sealed(path: Path, kind: type[AnyRecord], newest_schema: int) -> AnyRec
         where = ".".join(str(part) for part in first["loc"]) or "the record"
         fault = "unreadable" if first["type"] == "json_invalid" else "schema"
         raise DamagedRecord(f"{where}: {first['msg']}", fault) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise DamagedRecord(error.strerror or str(error)) from error
+    except (ValueError, RecursionError) as error:
         raise DamagedRecord(f"{type(error).__name__}: {error}") from error
     mark = f'"{name}": "'
     expected = record.checksums.get(name, "")
@@ -143,33 +140,6 @@ def _refuse_newer(version: int, newest: int) -> None:
 def read_result(path: Path) -> TrialResult:
     """Read and check one trial's record, as ``read_sealed`` does."""
     return read_sealed(path, TrialResult, SCHEMA_VERSION)
-
-
-def read_curve(path: Path) -> list[dict[str, Any]]:
-    """The lines of a curve; a torn last line, as a kill leaves it, is dropped. Empty where no file can be read."""
-    lines: list[dict[str, Any]] = []
-    try:
-        text = path.read_bytes()
-    except OSError:
-        return lines
-    for line in text.split(b"\n"):
-        try:
-            value = json.loads(line, parse_constant=_no_number)
-        except (ValueError, RecursionError):
-            break
-        if not isinstance(value, dict):
-            break
-        lines.append(value)
-    return lines
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number of JSON")
-
-
-def write_curve(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Replace a whole curve, as resume does when it cuts back to the checkpoint."""
-    write_atomic(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
 
 
 class Store:
@@ -201,8 +171,19 @@ class Store:
 
     def lock(self, folder: Path, timeout: float = -1) -> FileLock:
         """The lock of a trial; a process that dies gives it up."""
+        self._refuse_links(folder)
         make_folder(folder)
         return FileLock(folder / ".lock", timeout=timeout)
+
+    def _refuse_links(self, folder: Path) -> None:
+        """Raises EnvironmentProblem where a link below ``trials/`` would lead what is written elsewhere, or its lock
+        empty another file."""
+        above = [folder, *folder.parents]
+        inside = [folder / name for name in (".lock", "checkpoint", "state", EPOCH_LOGITS)]
+        below = above[: above.index(self.trials)] if self.trials in above else []  # the results folder has a lock too
+        for path in [*inside, *below]:
+            if path.is_symlink():
+                raise EnvironmentProblem(f"{path} is a link, which is not written through; move it away")
 
     def result(self, trial: Trial) -> TrialResult | None:
         """The trial's final record. None if it is missing or damaged, says "interrupted" or that the machine failed, or
@@ -228,6 +209,7 @@ class Store:
     def write(self, result: TrialResult, name: str = "trial.json") -> None:
         """Write a record, with the checksums of the files beside it. Whatever stands in the way is set aside."""
         folder = self.folder(result.spec, result.trial_id)
+        self._refuse_links(folder)
         make_way(folder)
         sums = {}
         if name == "trial.json":

@@ -12,8 +12,11 @@ from sdbench.durable import set_aside
 EPOCH_LOGITS = "epoch_logits"
 """The folder, in a trial's own, of the test set's logits after epochs before the last."""
 
+STATE = "state"
+"""The folder, in a trial's own, of memories of every image that are kept on disk while it trains."""
+
 FILES = ("trial.json", "started.json", "curve.jsonl", "network.safetensors", "logits.safetensors", "log.txt")
-FOLDERS = ("checkpoint", EPOCH_LOGITS)
+FOLDERS = ("checkpoint", STATE, EPOCH_LOGITS)
 
 
 def component(name: str) -> str:

@@ -18,6 +18,7 @@ from typing import IO
 from filelock import Timeout
 
 from sdbench import environment
+from sdbench.engine.fence import LOST
 from sdbench.engine.job import Job
 from sdbench.spec import Provenance, Status, TrialResult
 from sdbench.store import DamagedRecord, Store, read_result, write_atomic
@@ -66,6 +67,8 @@ def _to_its_record(job: Job, stop: Event, environ: dict[str, str] | None) -> Sta
         if found is not None:
             _keep_log(store, found, attempted.log)
             return found.status
+        if attempted.code == LOST:  # somebody else works on it, and will write its record
+            return None
     if attempted.timed_out:
         limit = job.options.timeout_s
         reason = (
@@ -234,6 +237,8 @@ def _write(
         commit=commit,
         dirty=dirty,
         command=job.options.command,
+        config=job.options.config,
+        origins=job.options.origins,
         started=started.provenance.started if started else environment.now(),
         finished=environment.now(),
     )
@@ -243,6 +248,7 @@ def _write(
         reason=reason,
         log_tail=log[-TAIL_CHARS:],
         caveat=job.trial.caveat,
+        tuned=job.trial.tuned,
         baseline=job.options.baseline,
         spec=job.trial.spec,
         identity=job.trial.identity,

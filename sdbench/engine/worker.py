@@ -20,6 +20,8 @@ from typing import Any
 from filelock import Timeout
 
 from sdbench.durable import sweep
+from sdbench.engine.fence import take, watch
+from sdbench.engine.group import train
 from sdbench.engine.job import Job
 from sdbench.engine.supervise import CANNOT_WRITE, LOCK_POLL_S
 from sdbench.spec import TrialResult
@@ -43,14 +45,10 @@ def work(job: Job, status: int, stop: threading.Event) -> TrialResult | None:
         found = store.result(job.trial)
         if found is not None and found.provenance.finished != job.replaces:
             return found
+        watch(folder, take(folder))
         sweep(folder)
-        from sdbench import registry
-        from sdbench.train import run_trial
-
-        for plugin in job.options.plugins:
-            registry.load_plugin(plugin)
         anew = found.provenance.started if found is not None and found.status == "ok" else ""
-        return run_trial(job.trial, store, job.options, stop=stop.is_set, anew=anew)
+        return train(job, stop.is_set, anew)
     finally:
         lock.release()
 
