@@ -180,7 +180,7 @@ class Store:
         empty another file."""
         above = [folder, *folder.parents]
         inside = [folder / name for name in (".lock", "checkpoint", "state", EPOCH_LOGITS)]
-        for path in [*inside, *above[: above.index(self.trials)]]:
+        for path in [*inside, *(above[: above.index(self.trials)] if self.trials in above else ())]:
             if path.is_symlink():
                 raise EnvironmentProblem(f"{path} is a link, which is not written through; move it away")
 
