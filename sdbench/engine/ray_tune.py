@@ -21,7 +21,8 @@ from threading import Event
 from typing import Any
 
 from sdbench import environment
-from sdbench.engine import Resources
+from sdbench.engine import Resources, ray_train
+from sdbench.engine.group import stay_on_loopback
 from sdbench.engine.job import Job
 from sdbench.engine.supervise import WORKER
 
@@ -45,13 +46,14 @@ def available() -> bool:
     return find_spec("ray") is not None and find_spec("pyarrow") is not None
 
 
-def _trainable(config: dict[str, Any], jobs: list[str]) -> None:
+def _trainable(config: dict[str, Any], jobs: list[str], cpus: int = 1) -> None:
     """What a Tune worker runs: the supervisor of one trial."""
     from ray import tune
 
     from sdbench.engine.supervise import supervise
 
-    status = supervise(Job.model_validate_json(jobs[config["job"]]), Event())
+    job = Job.model_validate_json(jobs[config["job"]])
+    status = supervise(job, Event()) if job.trial.spec.shards == 1 else ray_train.work(job, Event(), cpus=cpus)
     tune.report({"status": status or "interrupted"})
 
 
@@ -70,8 +72,8 @@ def run(jobs: list[Job], resources: Resources, stop: Event) -> None:
     _halt = stop
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    with _silence(), _cluster(resources) as gpus:
-        _fit(jobs, resources, gpus, stop)
+    with _silence(), _cluster(resources) as (cpus, gpus):
+        _fit(jobs, resources, cpus, gpus, stop)
 
 
 @contextlib.contextmanager
@@ -84,8 +86,8 @@ def _silence() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _cluster(resources: Resources) -> Iterator[float]:
-    """A local Ray, or the one at ``address``; yields how many GPUs it has and cleans up its own."""
+def _cluster(resources: Resources) -> Iterator[tuple[float, float]]:
+    """A local Ray, or the one at ``address``; yields how many CPUs and GPUs it has and cleans up its own."""
     import ray
 
     from sdbench.errors import EnvironmentProblem
@@ -106,6 +108,9 @@ def _cluster(resources: Resources) -> Iterator[float]:
         session = None
     else:
         cpus = resources.cpus if resources.cpus is not None else environment.cpu_count()
+        if resources.gpus_per_trial > 1:
+            cpus = ray_train.cpus_needed(resources, cpus)
+            stay_on_loopback()
         ray.init(
             address="local",
             num_cpus=cpus,
@@ -119,7 +124,7 @@ def _cluster(resources: Resources) -> Iterator[float]:
         signal.signal(number, handler)  # Ray installed its own; the command's stay in force
     try:
         total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        yield float(total.get("GPU", 0))
+        yield float(total.get("CPU", 0)), float(total.get("GPU", 0))
     finally:
         ray.shutdown()
         if session is not None:
@@ -134,18 +139,28 @@ def _session_folder() -> Path | None:
     return Path(node.get_session_dir_path()) if node is not None else None
 
 
-def _fit(jobs: list[Job], resources: Resources, gpus: float, stop: Event) -> None:
+def _fit(jobs: list[Job], resources: Resources, cpus: float, gpus: float, stop: Event) -> None:
     from ray import tune
 
     share = 1 / resources.per_gpu if gpus and resources.gpus != 0 else 0
     needs = {"cpu": resources.cpus_per_trial, "gpu": share}
     payload = [job.model_dump_json() for job in jobs]
-    trainable = tune.with_resources(tune.with_parameters(_trainable, jobs=payload), needs)
+    limit = None
+    if resources.gpus_per_trial > 1:
+        limit = ray_train.at_once(resources, cpus, gpus)
+        needs = {"cpu": ray_train.HEAD_CPUS}
+    trainable = tune.with_parameters(_trainable, jobs=payload, cpus=resources.cpus_per_trial)
+    trainable = tune.with_resources(trainable, needs)
     with tempfile.TemporaryDirectory(prefix="sdbench-tune-") as scratch:
         tuner = tune.Tuner(
             trainable,
             param_space={"job": tune.grid_search(list(range(len(jobs))))},
-            tune_config=tune.TuneConfig(reuse_actors=False, trial_name_creator=_name, trial_dirname_creator=_name),
+            tune_config=tune.TuneConfig(
+                reuse_actors=False,
+                max_concurrent_trials=limit,
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
+            ),
             run_config=tune.RunConfig(
                 name="run",
                 storage_path=scratch,

@@ -5,6 +5,7 @@ Imports no torch: the supervisor must survive whatever the trial does to its own
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -39,23 +40,19 @@ def supervise(job: Job, stop: Event, environ: dict[str, str] | None = None) -> S
         attempted = _attempt(job, stop, environ)
         if attempted.timed_out or stop.is_set():
             break
-        found = _recorded(store, job)
+        found = found_record(store, job)
         if found is not None:
             _keep_log(store, found, attempted.log)
             return found.status
         if attempt < attempts - 1:
             continue
     if attempted.timed_out:
-        limit = job.options.timeout_s
-        reason = (
-            f"no result after --timeout {limit:g} s; a longer limit with --rerun failed goes on from its checkpoint"
-        )
-        return _write(store, job, "timeout", reason, attempted.log)
+        return record_end(store, job, "timeout", time_is_up(job), attempted.log)
     if stop.is_set():
-        found = _recorded(store, job)
+        found = found_record(store, job)
         return found.status if found else None
     reason = f"{_death(attempted.code)}, {attempts} time(s)"
-    return _write(store, job, "failed", reason, attempted.log)
+    return record_end(store, job, "failed", reason, attempted.log)
 
 
 class _Attempt:
@@ -155,7 +152,7 @@ def _listen(stream: IO[bytes], chunks: deque[bytes]) -> None:
         return
 
 
-def _recorded(store: Store, job: Job) -> TrialResult | None:
+def found_record(store: Store, job: Job) -> TrialResult | None:
     """The record that this job's process left, or None."""
     folder = store.folder(job.trial.spec, job.trial.id)
     try:
@@ -171,7 +168,16 @@ def _keep_log(store: Store, result: TrialResult, log: str) -> None:
         write_atomic(store.folder(result.spec, result.trial_id) / "log.txt", log)
 
 
-def _write(store: Store, job: Job, status: Status, reason: str, log: str) -> Status:
+def time_is_up(job: Job) -> str:
+    """Why a trial was ended that took longer than it may."""
+    return (
+        f"no result after --timeout {job.options.timeout_s:g} s; a longer limit with --rerun failed goes on from its "
+        "checkpoint"
+    )
+
+
+def record_end(store: Store, job: Job, status: Status, reason: str, log: str, *, locked: bool = False) -> Status:
+    """Record what the trial's process could not. locked: this process has the trial's lock already."""
     spec = job.trial.spec
     folder = store.folder(spec, job.trial.id)
     try:
@@ -200,7 +206,7 @@ def _write(store: Store, job: Job, status: Status, reason: str, log: str) -> Sta
         identity=job.trial.identity,
         provenance=provenance,
     )
-    with store.lock(folder):
+    with contextlib.nullcontext() if locked else store.lock(folder):
         store.write(result)
     _keep_log(store, result, log)
     return status
