@@ -28,7 +28,8 @@ from sdbench.store import Store, read_curve
 from sdbench.workers import Shard
 
 METHODS = (
-    "ce", "ls", "zipf", "pskd", "ols", "cals", "byot", "dlb", "mean_teacher", "temporal_ensembling", "cskd", "ls_plus_plus",
+    "ce", "ls", "zipf", "pskd", "ols", "cals", "byot", "dlb", "mean_teacher", "temporal_ensembling", "cskd",
+    "ls_plus_plus",
 )  # fmt: skip
 EPOCHS, BATCH, RATE, MOMENTUM, DECAY = 3, 12, 0.01, 0.9, 5e-4
 TOLERANCE = {"double": 1e-9, "float": 1e-4}
@@ -62,14 +63,9 @@ def train_together(plan: Plan, folder: Path, size: int, until: int = 0, precisio
     """Train the plan's trials on ``size`` processes; until: steps after which each trial is stopped, or 0."""
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [Job(trial=t, options=plan.options, store=plan.results).model_dump(mode="json") for t in plan.trials]
-    told = {
-        "jobs": jobs,
-        "size": size,
-        "until": until,
-        "double": precision == "double",
-        "plugins": list(plan.options.plugins),
-    }
-    (folder / "told.json").write_text(json.dumps({**told, "meeting": str(folder / f"meeting-{until}")}))
+    told = {"jobs": jobs, "size": size, "until": until, "plugins": list(plan.options.plugins)}
+    how = {"double": precision == "double", "meeting": str(folder / f"meeting-{until}")}
+    (folder / "told.json").write_text(json.dumps({**told, **how}))
     command = [sys.executable, "-W", "error::UserWarning", str(WORKER), str(folder / "told.json")]
     processes = [
         subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -112,9 +108,10 @@ def rows_of(batch: Batch, rows: slice) -> Batch:
     return Batch(batch.images[rows], views, partners, batch.labels[rows], batch.index[rows])
 
 
-def reference(
-    trial: Trial, plan: Plan, size: int, precision: str
-) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float]]:
+Reached = tuple[dict[str, Tensor], dict[str, Tensor], list[float]]
+
+
+def reference(trial: Trial, plan: Plan, size: int, precision: str) -> Reached:
     """One process that accumulates the gradients of ``size`` shards, by hand: the weights and the method's state at
     the end, and the mean loss of each epoch."""
     session = open_session(trial, Store(Path(plan.results)), plan.options)
@@ -167,7 +164,9 @@ def reference(
                 own.after_epoch(network)
             if method.wants_validation:
                 network.eval()
-                pairs = [(network(images).logits, labels) for images, labels in data.validation_batches(4 * BATCH)]
+                pairs = [
+                    (network(images).logits.float(), labels) for images, labels in data.validation_batches(4 * BATCH)
+                ]
                 network.train()
                 method.after_validation(torch.cat([z for z, _ in pairs]), torch.cat([y for _, y in pairs]))
         losses.append(total / data.num_train)
@@ -223,9 +222,8 @@ def test_shards_on_processes_equal_shards_in_turn(trained: Trained, size: int, p
     assert ours.keys() == weights.keys()
     worst = max(float((ours[n].double() - weights[n].double()).abs().max()) for n in weights if "num_batches" not in n)
     lines = [line["loss"] for line in read_curve(folder / "curve.jsonl")]
-    print(
-        f"\n{method} on {size} in {precision}: weights {worst:.1e}, loss {np.abs(np.subtract(lines, losses)).max():.1e}"
-    )
+    apart = np.abs(np.subtract(lines, losses)).max()
+    print(f"\n{method} on {size} in {precision}: weights {worst:.1e}, loss {apart:.1e}")
     assert worst < most
     np.testing.assert_allclose(lines, losses, atol=max(most, 1e-6))  # the loss is added up in float32
     saved = torch.load(folder / "checkpoint" / f"epoch-{EPOCHS:06d}.pt", weights_only=True)["session"]["method"]
