@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sdbench import Batch, Method, Network, Output, Task, Terms, Uniform, register
 from sdbench.losses import full_precision, soft_cross_entropy
-from sdbench.parts import exchange_rows
+from sdbench.parts import Rows, exchange_rows, keep_rows
 
 
 def progressive_targets(labels: Tensor, past_predictions: Tensor, alpha: float | Tensor) -> Tensor:
@@ -36,8 +36,8 @@ class ProgressiveSelfDistillation(Method):
     past: where P comes from.
         "predictions": a float32 memory [num_train, K], written in each step with the softmax of
         that step's own logits (train mode, augmented view, before the weights change) and read
-        one epoch later. No further forward pass; 4 num_train K bytes on the training device
-        (CIFAR-100 20 MB, ImageNet 5.1 GB).
+        one epoch later. No further forward pass; 4 num_train K bytes (CIFAR-100 20 MB, ImageNet
+        5.1 GB, iNat21 107 GB) on the training device, or on disk where they do not fit there.
         "model": a frozen copy of the network as it was at the end of the epoch before, applied to
         the current images in eval mode, so that neither batch statistics nor running statistics
         are disturbed. One more forward pass without gradient; one copy of the weights.
@@ -56,7 +56,7 @@ class ProgressiveSelfDistillation(Method):
     joins = {"alpha": "same", "predictions": "rows"}
 
     alpha: Tensor
-    predictions: Tensor
+    predictions: Rows
     past_network: Network
 
     def __init__(self, *, alpha_final: float = 0.8, past: Literal["predictions", "model"] = "predictions") -> None:
@@ -76,7 +76,7 @@ class ProgressiveSelfDistillation(Method):
         if self.past == "model":
             self.past_network = network.frozen_copy()
         else:
-            self.register_buffer("predictions", torch.zeros(task.num_train, task.num_classes, device=device))
+            keep_rows(self, "predictions", task, network)
 
     def before_epoch(self, epoch: int, epochs: int) -> None:
         self.first_epoch = epoch == 0

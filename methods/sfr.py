@@ -11,7 +11,16 @@ from torch import Tensor
 
 from sdbench import Batch, LogUniform, Method, Network, Output, Task, Terms, Uniform, register
 from sdbench.losses import full_precision
-from sdbench.parts import add_hits, exchange_rows, mean_of_hits, pool_to, require_stages, spatial_softmax
+from sdbench.parts import (
+    Rows,
+    add_hits,
+    exchange_rows,
+    keep_rows,
+    mean_of_hits,
+    pool_to,
+    require_stages,
+    spatial_softmax,
+)
 
 Pairs = Literal["all_to_last", "adjacent", "all"]
 Grouping = Literal["contiguous", "stride", "activation_sorted"]
@@ -222,7 +231,7 @@ class SelfFeatureRegularization(Method):
     class_targets: Tensor
     class_sums: Tensor
     class_counts: Tensor
-    predictions: Tensor
+    predictions: Rows
 
     def __init__(
         self,
@@ -261,7 +270,7 @@ class SelfFeatureRegularization(Method):
             self.register_buffer("class_sums", torch.zeros(classes, classes, device=device))
             self.register_buffer("class_counts", torch.zeros(classes, device=device))
         elif self.dls == "instance":
-            self.register_buffer("predictions", torch.full((task.num_train, classes), 1 / classes, device=device))
+            keep_rows(self, "predictions", task, network, fill=1 / classes)
 
     def criterion(self, output: Output, batch: Batch, progress: Tensor) -> Terms:
         logits = full_precision(output.logits)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sdbench import Batch, LogUniform, Method, Network, Output, Task, Terms, Uniform, register
 from sdbench.losses import full_precision, ramp_up, squared_consistency
+from sdbench.parts import Rows, keep_rows, read_rows, write_rows
 
 
 def accumulate(ensemble: Tensor, predictions: Tensor, decay: float) -> Tensor:
@@ -38,7 +39,8 @@ class TemporalEnsembling(Method):
     ramp_epochs: >= 0; 0 applies the whole weight from the second epoch on. It counts epochs and does not
         shrink with a short training: in one of 20 epochs, 80 never reach a tenth of the weight.
 
-    One forward and one backward pass; a float32 memory of 4 num_train K bytes (CIFAR-100 20 MB).
+    One forward and one backward pass; a float32 memory of 4 num_train K bytes (CIFAR-100 20 MB), on disk where it
+    does not fit on the device.
 
     The authors' code takes the mean over N and K where the sum over K stands here: their published weights
     are divided by K (CIFAR-10 30/10, CIFAR-100 100/100). It was made for few labels and many images
@@ -58,7 +60,7 @@ class TemporalEnsembling(Method):
 
     current_weight: Tensor
     correction: Tensor
-    ensemble: Tensor
+    ensemble: Rows
 
     def __init__(self, *, weight: float = 1.0, decay: float = 0.6, ramp_epochs: int = 80) -> None:
         super().__init__()
@@ -75,9 +77,8 @@ class TemporalEnsembling(Method):
         self.register_buffer("correction", torch.ones(()))
 
     def setup(self, task: Task, network: Network) -> None:
-        device = next(network.parameters()).device
-        self.to(device)
-        self.register_buffer("ensemble", torch.zeros(task.num_train, task.num_classes, device=device))
+        self.to(next(network.parameters()).device)
+        keep_rows(self, "ensemble", task, network)
 
     def before_epoch(self, epoch: int, epochs: int) -> None:
         self.current_weight.fill_(self.weight * ramp_up(epoch, self.ramp_epochs) if epoch else 0.0)
@@ -87,9 +88,9 @@ class TemporalEnsembling(Method):
         terms = {"ce": F.cross_entropy(full_precision(output.logits), batch.labels)}
         if self.weight == 0:
             return terms
-        # Indexing copies, so what is read is last epoch's even if an image comes twice in a batch.
-        past = self.ensemble[batch.index]
+        # What is read is a copy, so it is last epoch's even if an image comes twice in a batch.
+        past = read_rows(self.ensemble, batch.index)
         current = F.softmax(full_precision(output.logits.detach()), dim=1)
-        self.ensemble.index_copy_(0, batch.index, accumulate(past, current, self.decay))
+        write_rows(self.ensemble, batch.index, accumulate(past, current, self.decay))
         consistency = squared_consistency(output.logits, past * self.correction)
         return {**terms, "consistency": self.current_weight * consistency}

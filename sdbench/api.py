@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from sdbench.api_care import export, gc, init, new_method, prepare, rescore, rm
 from sdbench.api_cost import claims, profile, profile_sweep, profiles
 from sdbench.api_evidence import (
     analyze,
@@ -30,13 +31,16 @@ from sdbench.api_evidence import (
     validate,
 )
 from sdbench.api_options import Many, One, RunOptions, command, folder, given, text, texts, typed, warn
+from sdbench.api_tune import plan_tune, tune
 from sdbench.frames import to_pandas
 
 if TYPE_CHECKING:
     from sdbench.cards import MethodCard
     from sdbench.checks import Finding
+    from sdbench.configuration import Setting
     from sdbench.doctor import Fact
     from sdbench.plan import Plan
+    from sdbench.preview import Preview
     from sdbench.run import Outcome
     from sdbench.spec import TrialResult
 
@@ -45,9 +49,13 @@ __all__ = [
     "check",
     "claims",
     "compare",
+    "config",
     "describe",
     "distill",
     "doctor",
+    "export",
+    "gc",
+    "init",
     "leaderboard",
     "list_datasets",
     "list_methods",
@@ -55,18 +63,25 @@ __all__ = [
     "list_models",
     "list_protocols",
     "merge",
+    "new_method",
     "plan",
     "plan_distill",
+    "plan_tune",
     "plot",
+    "prepare",
+    "preview",
     "profile",
     "profile_sweep",
     "profiles",
     "report",
+    "rescore",
+    "rm",
     "run",
     "schema",
     "to_pandas",
     "trial",
     "trials",
+    "tune",
     "validate",
 ]
 
@@ -77,12 +92,21 @@ def plan(*, config: One = None, **options: Unpack[RunOptions]) -> Plan:
     config: a TOML file; SDBENCH_* variables count as well. Raises UserError with every problem, EnvironmentProblem
     where the machine lacks something.
     """
-    from sdbench.plan import make_plan
+    return _resolved(config, dict(options))[0]
+
+
+def config(*, config: One = None, **options: Unpack[RunOptions]) -> list[Setting]:
+    """Every value of a run with where it came from, ``sdbench run --show-config``. Raises as ``plan``."""
+    return _resolved(config, dict(options))[1]
+
+
+def _resolved(config: One, options: dict[str, Any]) -> tuple[Plan, list[Setting]]:
+    from sdbench import configuration
     from sdbench.request import Request
 
     flags = typed(options, Request.model_fields)
-    request = Request.gather(flags, None if config is None else Path(text(config)), os.environ)
-    return make_plan(request, command("run", flags))
+    file = None if config is None else Path(text(config))
+    return configuration.resolved(flags, file, os.environ, command("run", flags))
 
 
 def run(*, config: One = None, quiet: bool = True, **options: Unpack[RunOptions]) -> Outcome:
@@ -95,6 +119,14 @@ def run(*, config: One = None, quiet: bool = True, **options: Unpack[RunOptions]
 
     outcome, _ = carry_out(plan(config=config, **options), quiet=quiet)
     return outcome
+
+
+def preview(*, config: One = None, **options: Unpack[RunOptions]) -> Preview:
+    """What ``run`` would do, ``sdbench plan``: the state of every trial, time and disk by finished trials. Raises as
+    ``plan``."""
+    from sdbench.preview import preview_of
+
+    return preview_of(plan(config=config, **options))
 
 
 def trials(results: One = "results") -> list[TrialResult]:

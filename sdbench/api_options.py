@@ -26,9 +26,11 @@ class RunOptions(TypedDict, total=False):
     num_seeds: One
     protocol: One
     epochs: One
+    limit_steps: One
     batch_size: One
     lr: One
     weight_decay: One
+    augment: One
     precision: One
     threads: One
     image_size: One
@@ -42,10 +44,13 @@ class RunOptions(TypedDict, total=False):
     gpus_per_trial: One
     cpus: One
     cpus_per_trial: One
+    jobs: One
     address: One
     timeout: One
+    budget: One
     max_failures: One
     workers: One
+    state: One
     compile: One
     eval_every: One
     rerun: One

@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from sdbench import data, environment, models, registry
+from sdbench.data.loaders import spare_workers
 from sdbench.data.streams import derive_seed
 from sdbench.errors import UserError
 from sdbench.joining import refuse_apart
 from sdbench.method import Task
 from sdbench.network import Network
 from sdbench.session import Session
+from sdbench.shelf import Mode, RowFiles, Shelf
 from sdbench.spec import Options, Trial, TrialSpec
 from sdbench.store import Store, read_result
 from sdbench.workers import ALONE, Workers
@@ -33,7 +35,7 @@ def open_session(trial: Trial, store: Store, options: Options, workers: Workers 
         spec.image_size,
         device=device,
         split=spec.holdout,
-        workers=options.workers,
+        workers=_workers(trial.spec, options, device),
         batch_size=spec.recipe.batch_size,
     )
     if dataset.fingerprint != trial.identity.data_fingerprint:
@@ -42,7 +44,23 @@ def open_session(trial: Trial, store: Store, options: Options, workers: Workers 
     def build_network() -> Network:
         return models.build(spec.network, dataset.num_classes, dataset.image_size)
 
-    return assemble(trial, device, dataset, build_network, _teacher(spec, store, dataset, device), workers)
+    shelf = Shelf(store.folder(spec, trial.id), _where_rows_lie(spec, options))
+    return assemble(trial, device, dataset, build_network, _teacher(spec, store, dataset, device), shelf, workers)
+
+
+def _where_rows_lie(spec: TrialSpec, options: Options) -> Mode:
+    if spec.shards == 1:
+        return options.state
+    if options.state == "disk":
+        raise UserError("--state disk: not with several processes per trial, which join their memories of every image")
+    return "memory"
+
+
+def _workers(spec: TrialSpec, options: Options, device: torch.device) -> int:
+    if options.workers is not None:
+        return options.workers
+    on_gpu, given = device.type == "cuda", options.cpus_per_trial
+    return spare_workers(on_gpu=on_gpu, cpus_per_trial=given, threads=spec.threads, packed=options.packed)
 
 
 def assemble(
@@ -51,15 +69,16 @@ def assemble(
     dataset: data.DataSet,
     build_network: Callable[[], Network],
     teacher: Network | None = None,
+    shelf: Shelf | None = None,
     workers: Workers = ALONE,
 ) -> Session:
     """The session of a trial from its parts, every random draw from the trial's own streams.
 
     build_network: a fresh network on the CPU, its weights drawn from torch's global generator.
-    teacher: the last generation's network, frozen and on ``device``. workers: which of a trial's processes
-    this is; after the set-up, alike in all, each draws from streams of its own. Raises whatever the method's
-    constructor and ``setup`` raise, RuntimeError where the method keeps the network itself, UserError where it
-    cannot be trained on several processes.
+    teacher: the last generation's network, frozen and on ``device``. shelf: where memories of every image may lie
+    besides the device. workers: which of a trial's processes this is; after the set-up, alike in all, each draws from
+    streams of its own. Raises whatever the method's constructor and ``setup`` raise, RuntimeError where the method
+    keeps the network itself, UserError where it cannot be trained on several processes.
     """
     spec = trial.spec
     torch.manual_seed(derive_seed(spec.stream, "weights"))
@@ -77,6 +96,7 @@ def assemble(
         epochs=spec.recipe.epochs,
         teacher=teacher,
         generator=generator,
+        shelf=shelf,
     )
     method.setup(task, network)
     _place(method, device)
@@ -87,7 +107,8 @@ def assemble(
     if workers.shard.rank:
         torch.manual_seed(derive_seed(spec.stream, "training", "shard", workers.shard.rank))
         generator.manual_seed(derive_seed(spec.stream, "method", "shard", workers.shard.rank))
-    return Session(trial, device, dataset, network, method, generator, workers)
+    rows = RowFiles(method, shelf.folder if shelf else None)
+    return Session(trial, device, dataset, network, method, generator, rows, workers)
 
 
 def _place(method: nn.Module, device: torch.device) -> None:
@@ -121,6 +142,11 @@ def _teacher(spec: TrialSpec, store: Store, dataset: data.DataSet, device: torch
     if weights is None or not weights.exists():
         raise UserError(
             f"the teacher's weights (trial {spec.teacher}) are missing; run its trial again with weights kept"
+        )
+    if not store.teaches(spec.teacher):
+        raise UserError(
+            f"the teacher's weights (trial {spec.teacher}) are not those that were recorded; run the command again, "
+            "which trains it anew"
         )
     name = read_result(weights.with_name("trial.json")).spec.network
     network = models.build(name, dataset.num_classes, dataset.image_size)

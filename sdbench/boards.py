@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,14 +20,17 @@ from sdbench.comparison_records import METRICS, Comparison
 from sdbench.comparison_text import FORMATS, outcome_text, render_comparison
 from sdbench.cost import archive
 from sdbench.cost.archive import Profiles
+from sdbench.durable import sweep
 from sdbench.errors import UserError, unknown
 from sdbench.leaderboard import build_board
 from sdbench.leaderboard_formats import SUFFIXES, render, write_boards
 from sdbench.leaderboard_records import Board
+from sdbench.leaderboard_tuning import tuned_text, values_text
 from sdbench.published import published_numbers
 from sdbench.selectors import split_list
 from sdbench.spec import TrialResult
 from sdbench.store import Damaged, Scan, Store, read_curve, sha256
+from sdbench.terminal import visible
 
 CURVE_LINES = 12
 
@@ -85,8 +89,14 @@ def read_board(
     """The board of the trials chosen, and how many records are damaged. write_files: the boards of all trials are
     written under the results folder as well. published: with what others print beside what was measured. Raises
     UserError where no trial is found."""
-    root = _folder(results)
-    scan, profiles = _read(root)
+    with _alone(root := _folder(results)) if write_files else contextlib.nullcontext():
+        scan, profiles = _read(root)
+        damaged = _sentences([*scan.damaged, *profiles.damaged])
+        if write_files and scan.results:
+            try:
+                write_boards(build_board(scan.results, damaged=damaged, profiles=profiles.results), root)
+            except OSError as error:  # a folder that others share is read-only; the board is still read
+                print(f"boards not written: {error.strerror}", file=sys.stderr)
     if not scan.results and profiles.results:
         raise UserError(
             f"no trial under {results}, only {len(profiles.results)} profile(s) of what a step costs; `sdbench claims` "
@@ -98,9 +108,6 @@ def read_board(
     if not kept:
         have = sorted({f"{r.spec.method} on {r.spec.dataset}" for r in scan.results})
         raise UserError(f"no trial under {results} matches; it has {', '.join(have)}")
-    damaged = _sentences([*scan.damaged, *profiles.damaged])
-    if write_files:
-        write_boards(build_board(scan.results, damaged=damaged, profiles=profiles.results), root)
     numbers = published_numbers() if published else ()
     return build_board(kept, damaged=damaged, profiles=profiles.results, published=numbers), len(damaged)
 
@@ -126,7 +133,7 @@ def compare(
         results, names, chosen, reference=reference, metric=metric, fail_if=fail_if, target=target, at=at
     )
     for outcome in found.failed:
-        print(outcome_text(outcome), file=sys.stderr)
+        print(visible(outcome_text(outcome)), file=sys.stderr)
     return render_comparison(found, format_name), 4 if found.failed else 1 if damaged else 0
 
 
@@ -169,8 +176,11 @@ def _curves(store: Store) -> CurveOf:
     def lines(result: TrialResult) -> list[dict[str, Any]]:
         path = store.folder(result.spec, result.trial_id) / "curve.jsonl"
         recorded = result.checksums.get(path.name)
-        if recorded and path.exists() and sha256(path) != recorded:
-            raise ValueError("its checksum does not match, it was changed after it was written")
+        try:
+            if recorded and path.exists() and sha256(path) != recorded:
+                raise ValueError("its checksum does not match, it was changed after it was written")
+        except OSError as error:
+            raise ValueError(f"its file cannot be read ({error.strerror})") from error
         return read_curve(path)
 
     return lines
@@ -198,11 +208,22 @@ def _folder(results: str) -> Path:
 
 
 def write(store: Store) -> Path:
-    """Write the boards of all trials in every format; returns the one to look at."""
-    scan, profiles = _read(store.root)
-    damaged = _sentences([*scan.damaged, *profiles.damaged])
-    write_boards(build_board(scan.results, damaged=damaged, profiles=profiles.results), store.root)
+    """Write the boards of all trials in every format; returns the one to look at. OSError where that cannot be."""
+    with _alone(store.root):
+        scan, profiles = _read(store.root)
+        damaged = _sentences([*scan.damaged, *profiles.damaged])
+        write_boards(build_board(scan.results, damaged=damaged, profiles=profiles.results), store.root)
     return store.root / "leaderboard.md"
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """No other command reads records and writes boards meanwhile: the last one to write has seen all records."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a folder that cannot be written needs no lock
+            stack.enter_context(Store(root).lock(root))
+            sweep(root, "leaderboard.")
+        yield
 
 
 def text_of(results: Iterable[TrialResult], baseline: str, format_name: str, root: Path | None = None) -> str:
@@ -216,7 +237,7 @@ def _read(root: Path) -> tuple[Scan, Profiles]:
     scan, profiles = Store(root).scan(), archive.scan(root)
     for damaged, remedy in ((scan.damaged, "run its trial again"), (profiles.damaged, "profile it again")):
         for one in damaged:
-            print(f"damaged record left out: {one.path}: {one.reason}; {remedy}", file=sys.stderr)
+            print(visible(f"damaged record left out: {one.path}: {one.reason}; {remedy}"), file=sys.stderr)
     return scan, profiles
 
 
@@ -257,10 +278,15 @@ def _card(result: TrialResult, store: Store) -> str:
         facts += [(key, f"{value:.6g}") for key, value in result.metrics.model_dump().items()]
     if result.scaled:
         facts += [(key, f"{value:.6g}") for key, value in result.scaled.named.items()]
+    if result.validation_top1 is not None:
+        facts.append(("top-1 on held-out images", f"{result.validation_top1:.6g}"))
+    if result.tuned:
+        facts.append(("tuned", f"{values_text(result.tuned.values)}; {tuned_text(result.tuned)}"))
     if result.cost:
         facts += [(key, value) for key, value in result.cost.model_dump().items() if value != ()]
     facts.append(("resumed at epochs", ", ".join(map(str, result.resumes)) or "never"))
-    facts += [(key, value) for key, value in result.provenance.model_dump().items() if value not in ("", (), None)]
+    made = result.provenance.model_dump(exclude={"config", "origins"})
+    facts += [(key, value) for key, value in made.items() if value not in ("", (), None)]
     parts = [tabulate(facts, tablefmt="plain", disable_numparse=True)]
     curve = read_curve(folder / "curve.jsonl")
     if curve:

@@ -7,12 +7,13 @@ interrupted by Ctrl-C / SIGTERM after everything was kept.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any
 
 import typer
 
-from sdbench import cli_cost, cli_evidence
+from sdbench import cli_care, cli_cost, cli_evidence, cli_tune
 from sdbench.cli_options import (
     Datasets,
     Json,
@@ -25,8 +26,10 @@ from sdbench.cli_options import (
     Text,
     answers,
     given,
+    open_streams,
     show_answer,
 )
+from sdbench.terminal import say
 
 app = typer.Typer(
     name="sdbench",
@@ -36,6 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+NOT_IN_FILES = ("config", "dry_run", "show_config", "progress", "verbose", "color", "quiet", "as_json")
+"""Options of ``run`` that are no part of a configuration: what is asked for now, and how it is shown."""
+
 ISO_COST = "also ce for as many epochs as each method costs by its profile: what longer training alone would give"
 SCALING = "hold out a tenth of the training images for every method; NLL, ECE before and after scaling by them"
 
@@ -44,7 +50,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from sdbench.doctor import version_line
 
-        typer.echo(version_line())
+        say(version_line())
         raise typer.Exit
 
 
@@ -66,9 +72,11 @@ def run(
     num_seeds: Annotated[Text, typer.Option(help="seeds 0 to N-1")] = None,
     protocol: Annotated[Text, typer.Option(help="fixed, holdout or demo; see: sdbench list protocols")] = None,
     epochs: Annotated[Text, typer.Option(help="instead of the protocol's")] = None,
+    limit_steps: Annotated[Text, typer.Option(help="smoke test: one epoch (--epochs) of N steps, never ranked")] = None,
     batch_size: Annotated[Text, typer.Option("--batch-size", "-b", help="labelled images per step")] = None,
     lr: Annotated[Text, typer.Option(help="peak learning rate")] = None,
     weight_decay: Annotated[Text, typer.Option(help="on every parameter")] = None,
+    augment: Annotated[Text, typer.Option(help="basic, cutout or trivialaugment: beyond crops and flips")] = None,
     precision: Annotated[Text, typer.Option(help="bf16 (autocast) or fp32")] = None,
     threads: Annotated[Text, typer.Option(help="CPU threads per trial")] = None,
     image_size: Annotated[Text, typer.Option(help="side in pixels, where the data set offers more than one")] = None,
@@ -82,14 +90,17 @@ def run(
     gpus_per_trial: Annotated[Text, typer.Option(help="GPUs, or processes, that share each batch of a trial")] = None,
     cpus: Annotated[Text, typer.Option(help="CPUs to use")] = None,
     cpus_per_trial: Annotated[Text, typer.Option(help="CPUs that a trial occupies")] = None,
+    jobs: Annotated[Text, typer.Option("--jobs", "-j", help="trials at once, at most")] = None,
     address: Annotated[Text, typer.Option(help="an existing Ray cluster")] = None,
     timeout: Annotated[Text, typer.Option(help="limit per trial: 90, 15m, 6h")] = None,
+    budget: Annotated[Text, typer.Option(help="limit of all trials together: 6h, 40gpu-h, 30cpu-h")] = None,
     max_failures: Annotated[Text, typer.Option(help="restarts of a trial whose process dies")] = None,
-    workers: Annotated[Text, typer.Option(help="decoding processes of a streamed data set")] = None,
+    workers: Annotated[Text, typer.Option(help="processes that decode images; default: spare CPUs")] = None,
+    state: Annotated[Text, typer.Option(help="memories of every image: auto, memory or disk")] = None,
     compile_: Annotated[Text, typer.Option("--compile", help="auto, off or graph (GPU): how steps run")] = None,
     eval_every: Annotated[Text, typer.Option(help="log test accuracy every N epochs; 0 never")] = None,
     keep_logits: Annotated[Text, typer.Option(help="every:N: test-set logits every N epochs too")] = None,
-    rerun: Annotated[Text, typer.Option(help="none, failed or all")] = None,
+    rerun: Annotated[Text, typer.Option(help="none, failed, stale (only these) or all")] = None,
     baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="always add ce")] = True,
     iso_cost: Annotated[bool, typer.Option("--iso-cost", help=ISO_COST)] = False,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="after the trial is done")] = False,
@@ -98,6 +109,10 @@ def run(
     logits: Annotated[bool, typer.Option("--logits/--no-logits", help="keep test-set logits")] = True,
     config: Annotated[Text, typer.Option("--config", "-C", help="TOML file with these options as keys")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="say what would run, and stop")] = False,
+    show_config: Annotated[bool, typer.Option("--show-config", help="every value and its origin, and stop")] = False,
+    progress: Annotated[str, typer.Option(help="auto, rich (live table), plain (lines) or none")] = "auto",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="a line for every epoch")] = False,
+    color: Annotated[bool, typer.Option("--color/--no-color", help="in the live table; also NO_COLOR")] = True,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -105,13 +120,17 @@ def run(
 
     Without arguments: the six core methods on the embedded data set glyphs, two seeds.
     """
-    flags = given(dict(locals()), "config", "dry_run", "quiet", "as_json")
+    flags = given(dict(locals()), *NOT_IN_FILES)
     _switches(flags, True, "baseline", "weights", "logits")
     _switches(flags, False, "iso_cost", "keep_checkpoints", "temperature_scaling")
     with answers():
         from sdbench import commands
+        from sdbench.progress import Shown
 
-        code = commands.run(flags, config, sys.argv[1:], dry_run=dry_run, quiet=quiet, as_json=as_json)
+        code = commands.run(
+            flags, config, sys.argv[1:], dry_run=dry_run, show_config=show_config, quiet=quiet,
+            shown=Shown(progress, verbose, color), as_json=as_json,
+        )  # fmt: skip
     raise typer.Exit(code)
 
 
@@ -166,7 +185,7 @@ def leaderboard(
         wanted = "json" if as_json else format_ or "text"
         chosen = boards.Filter.read(methods, dataset, model, protocol)
         text, code = boards.leaderboard(results or "results", wanted, chosen, published=published)
-        typer.echo(text, nl=not text.endswith("\n"))
+        say(text, nl=not text.endswith("\n"))
     raise typer.Exit(code)
 
 
@@ -195,7 +214,7 @@ def doctor(
         from sdbench import doctor as examination
 
         facts = examination.examine(results or "results", data_dir)
-        typer.echo(examination.render(facts, as_json))
+        say(examination.render(facts, as_json))
     raise typer.Exit(3 if any(fact.level == "FAIL" for fact in facts) else 0)
 
 
@@ -210,13 +229,20 @@ def show(
         from sdbench import boards
 
         text = boards.show(results or "results", trial, as_json)
-        typer.echo(text)
+        say(text)
 
 
-for _part in (cli_cost.part, cli_evidence.part):
+app.command("plan")(cli_care.planning(run))
+for _part in (cli_care.part, cli_cost.part, cli_evidence.part, cli_tune.part):
     app.registered_commands += _part.registered_commands
 
 
 def main() -> None:
     """Entry point of the command ``sdbench``."""
-    app()
+    open_streams()
+    command = typer.main.get_command(app)
+    if "_SDBENCH_COMPLETE" in os.environ:
+        from sdbench import completion
+
+        completion.attach(command.commands)  # type: ignore[attr-defined]
+    command()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sdbench.cli_options import Json, Methods, Plugins, Quiet, Results, Text, answers, given
+from sdbench.terminal import say
 
 part = typer.Typer()
 
@@ -45,7 +46,7 @@ def profile(
 
         request = ProfileRequest.model_validate(typed)
         answer, code = commands.run_profile(request, sys.argv[1:], quiet=quiet, as_json=as_json)
-        typer.echo(answer)
+        say(answer)
     raise typer.Exit(code)
 
 
@@ -71,5 +72,5 @@ def claims(
 
         request, wanted = ProfileRequest.model_validate(typed), "json" if as_json else format_ or "text"
         answer, code = commands.run_claims(request, sys.argv[1:], wanted, measure=measure, quiet=quiet)
-        typer.echo(answer, nl=not answer.endswith("\n"))
+        say(answer, nl=not answer.endswith("\n"))
     raise typer.Exit(code)

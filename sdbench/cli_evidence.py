@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sdbench.cli_options import Datasets, Json, Many, Methods, Models, Quiet, Results, Text, answers, given
+from sdbench.terminal import say
 
 part = typer.Typer()
 
@@ -32,7 +33,7 @@ def distill(
     cpus: Annotated[Text, typer.Option(help="CPUs to use")] = None,
     compile_: Annotated[Text, typer.Option("--compile", help="auto, off or graph (GPU): how steps run")] = None,
     timeout: Annotated[Text, typer.Option(help="limit per trial: 90, 15m, 6h")] = None,
-    rerun: Annotated[Text, typer.Option(help="none, failed or all")] = None,
+    rerun: Annotated[Text, typer.Option(help="none, failed, stale or all")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="say what would run, and stop")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -46,9 +47,9 @@ def distill(
         from sdbench import distill as distillation
 
         answer, told, code = distillation.run(flags, sys.argv[1:], dry_run=dry_run, quiet=quiet, as_json=as_json)
-        typer.echo(answer)
+        say(answer)
         for line in told:
-            typer.echo(line, err=True)
+            say(line, err=True)
     raise typer.Exit(code)
 
 
@@ -79,7 +80,7 @@ def compare(
             reference=reference, metric=metric or "top1", fail_if=fail_if or [], target=target, at=at,
             format_name="json" if as_json else format_ or "text",
         )  # fmt: skip
-        typer.echo(text, nl=False)
+        say(text, nl=False)
     raise typer.Exit(code)
 
 
@@ -94,7 +95,7 @@ def validate(
         from sdbench import validation
 
         found = validation.validate(paths or [], against)
-        typer.echo(found.model_dump_json(indent=1) if as_json else found.text)
+        say(found.model_dump_json(indent=1) if as_json else found.text)
     raise typer.Exit(0 if found.valid else validation.INVALID)
 
 
@@ -110,17 +111,17 @@ def merge(
         from sdbench import merging
 
         done = merging.merge(sources or [], into, keep or "newest")
-        typer.echo(done.model_dump_json(indent=1) if as_json else done.text)
+        say(done.model_dump_json(indent=1) if as_json else done.text)
     raise typer.Exit(1 if done.count("refused") else 0)
 
 
 @part.command()
-def schema(kind: Annotated[str, typer.Argument(help="trial or profile")] = "trial") -> None:
+def schema(kind: Annotated[str, typer.Argument(help="trial, profile or study")] = "trial") -> None:
     """The JSON Schema of a record, as installed with sdbench."""
     with answers():
         from sdbench import schemas
 
-        typer.echo(schemas.text(kind), nl=False)
+        say(schemas.text(kind), nl=False)
 
 
 @part.command()
@@ -142,7 +143,7 @@ def report(
 
         chosen = Filter.read(methods, dataset, model, protocol)
         answer, code = commands.report(results or "results", output, chosen, as_json)
-        typer.echo(answer)
+        say(answer)
     raise typer.Exit(code)
 
 
@@ -164,7 +165,7 @@ def plot(
 
         chosen = Filter.read(methods, dataset, model, protocol)
         answer, code = commands.plot(kind, results or "results", output, chosen, as_json)
-        typer.echo(answer)
+        say(answer)
     raise typer.Exit(code)
 
 
@@ -196,7 +197,7 @@ def analyze(
         asked = questions.read_asked(kind, ranks, over, classes, train_images, data_dir, device, output)
         choice = Choice(trials or (), dataset or (), model or (), seeds or ())
         answer, told, code = questions.analyze(results or "results", choice, asked, as_json=as_json)
-        typer.echo(answer)
+        say(answer)
         for line in told:
-            typer.echo(line, err=True)
+            say(line, err=True)
     raise typer.Exit(code)

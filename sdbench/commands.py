@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from sdbench import boards, registry
-from sdbench.errors import UserError
-from sdbench.plan import Plan, make_plan
-from sdbench.request import Request
-from sdbench.run import Outcome, execute, summary, to_do
+from sdbench import boards, configuration, registry
+from sdbench.cli_options import unread
+from sdbench.errors import UserError, unknown
+from sdbench.plan import Plan
+from sdbench.preview import preview_of
+from sdbench.progress import AUTOMATIC, STYLES, Shown
+from sdbench.run import Outcome, execute, summary
 from sdbench.selectors import select, split_list
 from sdbench.store import Store
+from sdbench.terminal import say
 
 if TYPE_CHECKING:
     from sdbench.checks import Finding
@@ -29,50 +29,45 @@ def run(
     command: Sequence[str],
     *,
     dry_run: bool = False,
+    show_config: bool = False,
     quiet: bool = False,
+    shown: Shown = AUTOMATIC,
     as_json: bool = False,
 ) -> int:
     """Plan, train what is missing, write and print the board of what was asked for."""
-    request = Request.gather(flags, Path(config) if config else None, os.environ)
-    plan = make_plan(request, command)
-    if dry_run:
-        typer.echo(preview(plan, as_json))
+    if shown.style not in STYLES:
+        raise UserError(f"--progress: {unknown('style', shown.style, STYLES)}")
+    plan, settings = configuration.resolved(flags, Path(config) if config else None, os.environ, command)
+    if show_config:
+        say(configuration.text(settings, as_json))
         return 0
-    outcome, written = carry_out(plan, quiet=quiet)
+    if dry_run:
+        say(preview(plan, as_json))
+        return 0
+    outcome, written = carry_out(plan, quiet=quiet, shown=shown)
     board = boards.text_of(outcome.results, plan.baseline, "json" if as_json else "text", Path(plan.results))
-    typer.echo(board, nl=False)
+    with unread():
+        say(board, nl=False)
     for line in summary(plan, outcome, written):
-        typer.echo(line, err=True)
+        say(line, err=True)
     return outcome.exit_code
 
 
-def carry_out(plan: Plan, *, quiet: bool) -> tuple[Outcome, Path]:
-    """Run what is missing and write the boards; returns every trial's record, and the board to look at."""
-    outcome = execute(plan, quiet=quiet)
-    return outcome, boards.write(Store(Path(plan.results)))
+def carry_out(plan: Plan, *, quiet: bool, shown: Shown = AUTOMATIC) -> tuple[Outcome, Path | None]:
+    """Run what is missing and write the boards; returns every trial's record, and the board to look at, None where
+    none could be written, of which the outcome tells."""
+    outcome = execute(plan, quiet=quiet, shown=shown)
+    try:
+        return outcome, boards.write(Store(Path(plan.results)))
+    except OSError as error:
+        outcome.problem = f"boards not written: {error.strerror or error}"
+        return outcome, None
 
 
 def preview(plan: Plan, as_json: bool) -> str:
-    """What a run would do: per method, data set and network how many trials are done and missing."""
-    missing = {trial.id for trial in to_do(plan, Store(Path(plan.results)))}
-    rows = []
-    for trial in plan.trials:
-        spec = trial.spec
-        state = "missing" if trial.id in missing else "done"
-        rows.append({"trial_id": trial.id, "state": state, "spec": spec.model_dump(mode="json")})
-    if as_json:
-        return json.dumps({"trials": rows, "missing": len(missing), "engine": plan.engine}, indent=1)
-    counts: dict[tuple[str, ...], Counter[str]] = {}
-    for trial in plan.trials:
-        spec = trial.spec
-        key = (spec.dataset, spec.network, spec.protocol, str(spec.recipe.epochs), spec.method)
-        counts.setdefault(key, Counter())["missing" if trial.id in missing else "done"] += 1
-    from tabulate import tabulate
-
-    lines = [[*key, count["done"], count["missing"]] for key, count in counts.items()]
-    headers = ["dataset", "network", "protocol", "epochs", "method", "done", "missing"]
-    table = tabulate(lines, headers=headers, tablefmt="simple", disable_numparse=True)
-    return f"{table}\n{len(missing)} of {len(plan.trials)} trials to run, engine {plan.engine}; nothing was started"
+    """What a run would do, as text or JSON."""
+    found = preview_of(plan)
+    return found.model_dump_json(indent=1) if as_json else found.text
 
 
 def check(names: Sequence[str], plugins: Sequence[str], as_json: bool) -> int:
@@ -82,14 +77,14 @@ def check(names: Sequence[str], plugins: Sequence[str], as_json: bool) -> int:
         for finding in findings:
             mark = "ok  " if finding.passed else "FAIL"
             detail = "" if finding.passed else f": {finding.message}"
-            typer.echo(f"{mark} {name}: {finding.check} ({finding.seconds:.1f} s){detail}")
+            say(f"{mark} {name}: {finding.check} ({finding.seconds:.1f} s){detail}")
 
     report = checked(names, plugins, _silent if as_json else told)
     passed = [finding.passed for findings in report.values() for finding in findings]
     if as_json:
-        typer.echo(json.dumps({name: [vars(f) for f in findings] for name, findings in report.items()}, indent=1))
+        say(json.dumps({name: [vars(f) for f in findings] for name, findings in report.items()}, indent=1))
     else:
-        typer.echo(f"{sum(passed)} of {len(passed)} checks passed for {', '.join(report)}")
+        say(f"{sum(passed)} of {len(passed)} checks passed for {', '.join(report)}")
     return 0 if all(passed) else 1
 
 

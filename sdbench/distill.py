@@ -59,7 +59,7 @@ def run(
     return render(table, as_json), summary(found.plan, outcome, written), outcome.exit_code
 
 
-def teach(found: Distillation, *, quiet: bool) -> tuple[DistillTable, Outcome, Path]:
+def teach(found: Distillation, *, quiet: bool) -> tuple[DistillTable, Outcome, Path | None]:
     """Train the students that are missing and write the boards: the table, every trial's record, the board to see."""
     outcome, written = carry_out(found.plan, quiet=quiet)
     return build(found.lessons, found.alone, outcome.results, found.plan.baseline), outcome, written

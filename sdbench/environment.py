@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "torchvision", "timm", "ray", "numpy", "torchmetrics", "pydantic")
 
+COMMIT_FILE = "COMMIT"
+"""In a copy of the package: the commit that it was copied from, and whether it had changes."""
+
 
 def now() -> str:
     """The time in UTC, ISO 8601 to the millisecond."""
@@ -71,6 +74,10 @@ def cpu_count() -> int:
 def source_commit() -> tuple[str, bool | None]:
     """Commit of the checkout that sdbench runs from and whether it has changes; ("", None) outside one."""
     root = Path(__file__).resolve().parent.parent
+    copied = Path(__file__).with_name(COMMIT_FILE)
+    if copied.is_file():
+        commit, dirty = copied.read_text(encoding="utf-8").split()
+        return commit, {"True": True, "False": False}.get(dirty)
     if not (root / ".git").exists():
         return "", None
 

@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+LONGEST_NAME = 200
+"""Characters up to which a name is looked up among similar ones, and shown."""
+
 
 class UserError(ValueError):
     """Bad input. ``problems`` holds every mistake found, each a sentence a user can act on."""
@@ -27,6 +30,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     "unknown method 'zpf'; did you mean 'zipf'? Known: ce, zipf"
     """
     known = sorted(known)
-    near = get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    near = get_close_matches(name.lower(), known, n=3, cutoff=0.5) if len(name) <= LONGEST_NAME else []
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-    return f"unknown {kind} {name!r}; {hint}Known: {', '.join(known) or 'none'}"
+    shown = repr(name) if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]!r}..."
+    return f"unknown {kind} {shown}; {hint}Known: {', '.join(known) or 'none'}"

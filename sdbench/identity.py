@@ -36,24 +36,37 @@ def method_source(name: str) -> str:
     return total.hexdigest()
 
 
+def plugin_sha256(name: str) -> str:
+    """SHA-256 of the file of a method from outside, of the first such member of ``base+mixer``; empty for others."""
+    for part in name.split("+"):
+        if registry.origin(part) != "built in":
+            return hashlib.sha256(sources(Path(inspect.getsourcefile(registry.get(part)) or ""))[0]).hexdigest()
+    return ""
+
+
 @cache
 def sources(path: Path) -> tuple[bytes, ...]:
     """The bytes of a method's file, then of all that it draws on, in order of their names."""
-    files: dict[Path, bytes] = {}
-    shared: set[Definition] = set()
+    found = files(path)
+    imported = [d for text in found.values() for d in _imported(ast.parse(text)).values()]
+    others = sorted((file.name, text) for file, text in found.items() if file != path)
+    return found[path], *(text for _, text in others), *_definitions({d for d in imported if d[0] in SHARED})
+
+
+def files(path: Path) -> dict[Path, bytes]:
+    """The bytes of a method's file and of the neighbouring files that it imports, directly or through others."""
+    found: dict[Path, bytes] = {}
     waiting = [path]
     while waiting:
         file = waiting.pop()
-        if file in files:
+        if file in found:
             continue
-        files[file] = file.read_bytes()
-        imported = _imported(ast.parse(files[file]))
-        shared |= {d for d in imported.values() if d[0] in SHARED}
+        found[file] = file.read_bytes()
+        imported = _imported(ast.parse(found[file]))
         beside = {module.split(".")[0] for module, _ in imported.values() if module not in SHARED}
         neighbours = {file.parent / f"{module}.py" for module in beside}
         waiting += sorted(f for f in neighbours if f.is_file())
-    others = sorted((file.name, text) for file, text in files.items() if file != path)
-    return files[path], *(text for _, text in others), *_definitions(shared)
+    return found
 
 
 def _definitions(wanted: set[Definition]) -> tuple[bytes, ...]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sdbench.spec import Options
 from sdbench.store import EPOCH_LOGITS, replacing
+from sdbench.trial_folder import make_way_for
 
 
 def write_last(folder: Path, options: Options, weights: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
@@ -51,11 +52,14 @@ def cut_back(folder: Path, epochs_done: int) -> None:
 
 def epoch_files(folder: Path) -> dict[int, Path]:
     """The files of a trial's epochs by the number of epochs done, ascending; empty where none were kept."""
+    if (folder / EPOCH_LOGITS).is_symlink():
+        return {}
     matches = [(re.fullmatch(r"epoch-(\d{4,})\.safetensors", p.name), p) for p in (folder / EPOCH_LOGITS).glob("*")]
     return dict(sorted((int(match[1]), path) for match, path in matches if match))
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     kept = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in tensors.items()}
+    make_way_for(path)
     with replacing(path) as temporary:
         safetensors.torch.save_file(kept, temporary)

@@ -55,6 +55,8 @@ def _csv_cell(value: Cell) -> str:
 
 def _csv_record(table: Table, row: Row, hardware: int) -> dict[str, Cell]:
     recipe = {f"recipe_{key}": _joined(getattr(table.recipe, key)) for key in Recipe.model_fields}
+    if row.tuned is not None:
+        recipe |= {f"recipe_{key}": row.tuned.values.get(f"recipe.{key}") for key in ("lr", "weight_decay")}
     record: dict[str, Cell] = {
         "dataset": table.dataset, "data_fingerprint": table.data_fingerprint, "image_size": table.image_size,
         "network": table.network, "protocol": table.protocol, "protocol_version": table.protocol_version,

@@ -28,10 +28,12 @@ from torch import Tensor, nn
 
 from sdbench.errors import UserError
 from sdbench.losses import full_precision
+from sdbench.rows import row_files
 from sdbench.space import Scalar, Space
 
 if TYPE_CHECKING:
     from sdbench.network import Network
+    from sdbench.shelf import Shelf
 
 Terms = dict[str, Tensor]
 """Named 0-d loss terms, already weighted; the harness adds all of them."""
@@ -104,6 +106,7 @@ class Task:
     generator: lives on the training device; the only source of randomness besides the generators
         handed to hooks. It is part of the checkpoint.
     teacher: the last generation's trained network, or a named one (no gradient, eval mode), or None.
+    shelf: decides where ``parts.keep_rows`` keeps a memory of every image; None for tensors on the device.
     """
 
     num_classes: int
@@ -112,6 +115,7 @@ class Task:
     epochs: int
     teacher: Network | None = None
     generator: torch.Generator | None = None
+    shelf: Shelf | None = None
 
 
 class Method(nn.Module):
@@ -263,6 +267,7 @@ class Combination(Method):
         for member in self._members():
             member.setup(task, network)
         memory = [k for k, b in self.base.named_buffers() if b.dim() and len(b) == task.num_train != task.num_classes]
+        memory += row_files(self.base)
         if memory and self.mixer is not self.base:
             raise UserError(
                 f"{type(self.base).__name__} keeps {memory[0]} with one row per training image, which a blend of two "

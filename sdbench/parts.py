@@ -17,6 +17,9 @@ from sdbench.errors import UserError
 from sdbench.losses import distillation_kl, full_precision
 from sdbench.method import Batch, Method, Task, Terms
 from sdbench.network import Network
+from sdbench.rows import Rows as Rows
+from sdbench.rows import read_rows as read_rows
+from sdbench.rows import write_rows as write_rows
 
 
 def energy_map(feature_map: Tensor) -> Tensor:
@@ -141,13 +144,29 @@ def mean_of_hits(sums: Tensor, counts: Tensor) -> Tensor:
     return torch.where(counts[:, None] > 0, means, 1 / len(sums))
 
 
-def exchange_rows(memory: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+def keep_rows(method: Method, name: str, task: Task, network: Network, fill: float = 0.0) -> None:
+    """Give ``method`` a memory [num_train, K] of float32 as its attribute ``name``, every value ``fill`` at first.
+
+    A buffer on the network's device, or where the harness finds it too large for that, a ``sdbench.rows.RowFile``;
+    ``read_rows``, ``write_rows`` and ``exchange_rows`` take both, and the results are the same to the bit.
+    """
+    device = next(network.parameters()).device
+    shape = (task.num_train, task.num_classes)
+    file = task.shelf.offer(*shape, fill, device) if task.shelf else None
+    if file is None:
+        memory = torch.zeros(shape, device=device)
+        method.register_buffer(name, memory.fill_(fill) if fill else memory)
+    else:
+        setattr(method, name, file)
+
+
+def exchange_rows(memory: Rows, index: Tensor, rows: Tensor) -> Tensor:
     """The rows of a memory [num_train, K] at ``index`` [N], which are then overwritten with ``rows`` [N, K].
 
     What is returned is a copy, so that it is what was there before even if an image comes twice in a batch.
     """
-    past = memory[index]
-    memory.index_copy_(0, index, rows.to(memory.dtype))
+    past = read_rows(memory, index)
+    write_rows(memory, index, rows)
     return past
 
 

@@ -6,7 +6,6 @@ come from other code, other networks and other rules of selection than those tha
 
 from __future__ import annotations
 
-import tomllib
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, FiniteFloat, StringConstraints, ValidationError, model_validator
 
+from sdbench.bounded import parse_toml, read_plain
 from sdbench.errors import UserError
 from sdbench.spec import Record
 
@@ -29,6 +29,8 @@ Reading = Literal["code", "readme", "log", "paper", "recalled"]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Sentence = Annotated[str, StringConstraints(strip_whitespace=True, min_length=10, pattern=r"\.$")]
 Number = Annotated[FiniteFloat, Field(strict=True)]
+
+MAX_BYTES = 2**20
 
 LARGEST = {"top1": 100.0, "top5": 100.0, "ece": 100.0, "gain": 100.0, "nll": 100.0}
 """What a value cannot exceed; the smallest is 0, and for a gain -100."""
@@ -77,7 +79,7 @@ def published_numbers(path: Path | None = None) -> tuple[PublishedNumber, ...]:
     """
     file: Traversable = path or resources.files("sdbench.evidence").joinpath("published.toml")
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = parse_toml(file.read_bytes() if path is None else read_plain(path, MAX_BYTES))
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); give a TOML file of [[number]] tables") from error
     except ValueError as error:  # TOML's own, and bytes that are not UTF-8

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sdbench.errors import UserError, unknown
+from sdbench.bounded import parse_toml, read_plain
+from sdbench.errors import EnvironmentProblem, UserError, unknown
 from sdbench.selectors import split_list
 from sdbench.spec import Record
 
 T = TypeVar("T")
+
+MAX_CONFIG_BYTES = 2**16
+MAX_TEXT, MAX_ITEMS = 4096, 10_000
+"""Characters of a value, and values of a list, at most."""
 
 
 class Request(Record):
@@ -25,9 +30,11 @@ class Request(Record):
     num_seeds: str | None = None
     protocol: str | None = None
     epochs: str | None = None
+    limit_steps: str | None = None
     batch_size: str | None = None
     lr: str | None = None
     weight_decay: str | None = None
+    augment: str | None = None
     precision: str | None = None
     threads: str | None = None
     image_size: str | None = None
@@ -41,10 +48,13 @@ class Request(Record):
     gpus_per_trial: str | None = None
     cpus: str | None = None
     cpus_per_trial: str | None = None
+    jobs: str | None = None
     address: str | None = None
     timeout: str | None = None
+    budget: str | None = None
     max_failures: str | None = None
     workers: str | None = None
+    state: str | None = None
     compile: str | None = None
     eval_every: str | None = None
     keep_logits: str | None = None
@@ -73,6 +83,8 @@ class Request(Record):
         for name in merged:
             if cls.model_fields[name].annotation == tuple[str, ...]:
                 merged[name] = tuple(split_list([merged[name]] if isinstance(merged[name], str) else merged[name]))
+        for name, value in merged.items():
+            problems += _unfit(name, [value] if isinstance(value, str) else value)
         if problems:
             raise UserError(problems)
         return cls(**merged)
@@ -81,10 +93,10 @@ class Request(Record):
 def read_config(path: Path) -> dict[str, Any]:
     """The keys of a TOML file as texts. Raises UserError for a missing, malformed or unknown one."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = parse_toml(read_plain(path, MAX_CONFIG_BYTES))
     except OSError as error:
         raise UserError(f"--config {path}: cannot be read ({error.strerror}); give an existing TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:  # TOML's own, bytes that are not UTF-8, numbers of thousands of digits
         raise UserError(f"--config {path}: not TOML ({error}); mend that place") from error
     found: dict[str, Any] = {}
     problems = []
@@ -98,7 +110,7 @@ def read_config(path: Path) -> dict[str, Any]:
                 problems.append(f"--config {path}: {raw} is a text or a list of texts")
             found[key] = [_text(item) for item in items]
         elif isinstance(value, list | dict):
-            problems.append(f"--config {path}: {raw} takes one value, got {value!r}")
+            problems.append(f"--config {path}: {raw} takes one value, got a {type(value).__name__}")
         else:
             found[key] = _text(value)
     if problems:
@@ -110,18 +122,40 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _unfit(name: str, texts: Iterable[str]) -> list[str]:
+    """What no value may be: longer than any sensible one, or with characters that are not to be seen."""
+    option, found = f"--{name.replace('_', '-')}", []
+    for number, text in enumerate(texts, start=1):
+        if number > MAX_ITEMS:
+            found.append(f"{option}: more than {MAX_ITEMS} values")
+            break
+        if len(text) > MAX_TEXT:
+            found.append(f"{option} {text[:40]!r}...: longer than {MAX_TEXT} characters")
+        elif any(unicodedata.category(c) == "Cc" for c in text):
+            found.append(f"{option} {text[:100]!r}: has control characters")
+    return found[:10]
+
+
 @dataclass
 class Problems:
     """Collects what is wrong instead of stopping at the first."""
 
     found: list[str] = field(default_factory=list)
+    of_the_machine: list[str] = field(default_factory=list)
 
     def attempt(self, read: Callable[[], T]) -> T | None:
         try:
             return read()
         except UserError as error:
             self.found += error.problems
+            if isinstance(error, EnvironmentProblem):
+                self.of_the_machine += error.problems
             return None
+
+    def raised(self) -> UserError:
+        """All of them, as one error: an EnvironmentProblem where the machine alone is to blame."""
+        kind = EnvironmentProblem if self.found == self.of_the_machine else UserError
+        return kind(list(dict.fromkeys(self.found)))
 
     def number(self, name: str, text: str | None, kind: type[int] | type[float], low: float, high: float) -> Any:
         """The number that ``text`` stands for, in [low, high]; None where it is not given or wrong."""

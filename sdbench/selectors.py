@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from sdbench.errors import UserError, unknown
+from sdbench.errors import LONGEST_NAME, UserError, unknown
 
 MAX_SEEDS = 10_000
+LONGEST_S = 366 * 24 * 3600.0
 
 
 def split_list(values: Iterable[str]) -> list[str]:
@@ -19,15 +20,13 @@ def split_list(values: Iterable[str]) -> list[str]:
     """
     items: list[str] = []
     for value in values:
-        depth, current = 0, ""
-        for character in value:
-            depth += (character == "[") - (character == "]")
-            if character == "," and depth <= 0:
-                items.append(current)
-                current = ""
-            else:
-                current += character
-        items.append(current)
+        depth, start = 0, 0
+        for mark in re.finditer(r"[\[\],]", value):
+            depth += (mark[0] == "[") - (mark[0] == "]")
+            if mark[0] == "," and depth <= 0:
+                items.append(value[start : mark.start()])
+                start = mark.end()
+        items.append(value[start:])
     return [item.strip() for item in items if item.strip()]
 
 
@@ -64,6 +63,8 @@ def select(kind: str, items: Sequence[str], known: Sequence[str]) -> list[str]:
     problems: list[str] = []
     for item in items:
         pattern = item.removeprefix("^")
+        if len(item) > LONGEST_NAME:
+            raise UserError(f"{kind} {item[:40]!r}...: longer than {LONGEST_NAME} characters")
         if item == "all":
             matches = list(known)
         elif any(c in pattern for c in "*?"):
@@ -112,6 +113,9 @@ def parse_duration(text: str) -> float:
     5400.0
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
-    if match is None or float(match[1]) == 0:
-        raise UserError(f"duration {text!r}: expected seconds, or a number with s, m or h, above 0")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if not 0 < seconds <= LONGEST_S:
+        raise UserError(
+            f"duration {text[:60]!r}: expected seconds, or a number with s, m or h, above 0 and at most a year"
+        )
+    return seconds

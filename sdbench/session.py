@@ -7,8 +7,8 @@ seed start from the same weights and see the same images.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from sdbench.holdings import bytes_of, tensors_of
 from sdbench.joining import Joiner
 from sdbench.method import Batch, Combination, Method, Terms, refuse_other_than_terms
 from sdbench.network import Network
+from sdbench.shelf import RowFiles
 from sdbench.spec import StepKind, Trial, TrialSpec
 from sdbench.workers import ALONE, WHOLE, Workers
 
@@ -37,6 +38,7 @@ class Session:
         network: Network,
         method: Method,
         generator: torch.Generator,
+        rows: RowFiles | None = None,
         workers: Workers = ALONE,
     ) -> None:
         self.trial_id = trial.id
@@ -46,11 +48,13 @@ class Session:
         self.network = network
         self.method = method
         self.generator = generator
+        self.rows = rows or RowFiles(method, None)
         self.workers = workers
         self.joiner = Joiner(network, method, dataset.num_train, workers)
         recipe = self.spec.recipe
         self.batch_size = recipe.batch_size
-        self.steps = dataset.steps(recipe.batch_size, method.partners, method.partners_in_batch)
+        whole = dataset.steps(recipe.batch_size, method.partners, method.partners_in_batch)
+        self.steps = min(whole, self.spec.limit_steps or whole)
         self.labelled_per_step = anchors_per_step(recipe.batch_size, method.partners, method.partners_in_batch)
         self.auxiliary = {k: p for k, p in method.named_parameters() if p.requires_grad}
         self._unused = set(self.auxiliary)
@@ -80,17 +84,19 @@ class Session:
     def batches(self, epoch: int, *, whole: bool = False) -> Iterator[Batch]:
         """This process's part of the batches of an epoch, a function of the seed and the epoch alone, or the whole
         batches. Where a batch has fewer images than there are processes, a part may have none."""
-        return self.data.epoch(
+        every = self.data.epoch(
             epoch,
             stream=self.spec.stream,
             batch_size=self.batch_size,
             augment=self.spec.recipe.augment,
+            policy=self.spec.recipe.policy,
             views=self.method.views,
             partners=self.method.partners,
             partners_in_batch=self.method.partners_in_batch,
             dtype=torch.float32,
             shard=WHOLE if whole else self.workers.shard,
         )
+        return every if self.spec.limit_steps is None else islice(every, self.spec.limit_steps)
 
     def labelled(self, step: int) -> int:
         """Labelled images of step ``step`` of an epoch, on all processes together."""
@@ -104,6 +110,7 @@ class Session:
             if self.device.type != "cuda":
                 raise ValueError("a CUDA graph needs a GPU; choose eager steps")
             self._captured = CapturedStep(self._work, self.network.passes, self._stateful, CudaRecorder(self.device))
+            self._captured.obstacle = self.rows.obstacle
         elif kind == "inductor":
             self._compiled = torch.compile(self.method.loss, fullgraph=True, dynamic=False)
 
@@ -121,6 +128,7 @@ class Session:
         self.network.train()
         self.method.train()
         self._mixing.manual_seed(derive_seed(self.spec.stream, "mix", epoch))
+        self.rows.begin(epoch)
         self.method.before_epoch(epoch, self.spec.recipe.epochs)
         self.joiner.begin()
         if self._captured is not None:
@@ -214,6 +222,15 @@ class Session:
         logits, labels = self._logits(self.data.test_batches(self.batch_size * 4, torch.float32))
         return logits.cpu(), labels.cpu()
 
+    def judged_logits(self) -> tuple[Tensor, Tensor]:
+        """What the trial is scored on: the test set, or the held-out images where it is part of a search."""
+        if not self.spec.search:
+            return self.test_logits()
+        held_out = self.validation_logits()
+        if held_out is None:
+            raise RuntimeError("a search trial is scored on held-out images, and this one's split holds none out")
+        return held_out
+
     def validation_logits(self) -> tuple[Tensor, Tensor] | None:
         """The same on the held-out images; None where there are none."""
         if self.data.num_validation == 0:
@@ -238,30 +255,20 @@ class Session:
         return sum(p.numel() for p in self.auxiliary.values())
 
     def state_bytes(self) -> int:
-        """Bytes of training state: all that the method holds besides auxiliary parameters."""
-        return bytes_of(self.method_state())
+        """Bytes of training state: all that the method holds besides auxiliary parameters, on disk too."""
+        return bytes_of(self.method_state()) + self.rows.nbytes
 
     def method_state(self) -> list[Tensor]:
         """The tensors of the method's training state, wherever it keeps them, but for the harness's own."""
         others = [*self.network.parameters(), *self.network.buffers(), *self.auxiliary.values()]
         return tensors_of(self.method, [*others, self._progress, self._rate])
 
-    def pairing(self) -> dict[str, str]:
-        """SHA-256 of the initial weights and of the first batch, to prove that trials are paired."""
-        weights = hashlib.sha256()
-        for name, value in sorted(self.network.state_dict().items()):
-            weights.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        batch = next(self.batches(0, whole=True))
-        first = hashlib.sha256()
-        for value in (batch.images, batch.labels, batch.index):
-            first.update(value.cpu().contiguous().numpy().tobytes())
-        return {"initial_weights": weights.hexdigest(), "first_batch": first.hexdigest()}
-
     def state(self) -> dict[str, Any]:
         """All that training goes on from, as tensors and plain values; every process has to ask for it."""
         state = {
             "network": self.network.state_dict(),
             "method": self.method.state_dict(),
+            "rows": self.rows.notes(),
             "optimizer": self.optimizer.state_dict(),
             "unused": sorted(self._unused),
             "device": self.device.type,
@@ -276,7 +283,7 @@ class Session:
         rank = self.workers.shard.rank
         own = state["everyone"][rank - 1] if rank else state
         self.network.load_state_dict(state["network"])
-        self.method.load_state_dict(state["method"] | own.get("apart", {}))
+        self.method.load_state_dict(self.rows.restore(state.get("rows", {}), state["method"]) | own.get("apart", {}))
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(own["random"]["cpu"])
         self.generator.set_state(own["random"]["method"])

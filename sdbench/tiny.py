@@ -14,6 +14,7 @@ from sdbench.data.facts import Arrays, DataFacts, DatasetInfo, Labels, Pixels
 from sdbench.data.resident import ResidentSet
 from sdbench.network import Network
 from sdbench.session import Session
+from sdbench.shelf import Shelf
 from sdbench.spec import Identity, Options, Recipe, Trial, TrialSpec, Value
 from sdbench.store import Store
 from sdbench.workers import ALONE, Workers
@@ -66,7 +67,7 @@ class TinyTask:
         """A fresh network, its weights drawn from torch's global generator."""
         return models.build(self.network, self.num_classes, self.image_size)
 
-    def session(self, trial: Trial, workers: Workers = ALONE) -> Session:
+    def session(self, trial: Trial, shelf: Shelf | None = None, workers: Workers = ALONE) -> Session:
         """The trial's session on the CPU; a method that is taught gets a teacher."""
         device = torch.device("cpu")
         configure(trial.spec, device)
@@ -74,11 +75,11 @@ class TinyTask:
         if registry.build(trial.spec.method, trial.spec.params).taught:
             torch.manual_seed(1)
             teacher = self.build_network().frozen_copy()
-        return assemble(trial, device, tiny_data(self), self.build_network, teacher, workers)
+        return assemble(trial, device, tiny_data(self), self.build_network, teacher, shelf, workers)
 
     def open(self, trial: Trial, store: Store, options: Options, workers: Workers = ALONE) -> Session:
         """As ``session``, with the arguments that ``run_trial`` hands over."""
-        return self.session(trial, workers)
+        return self.session(trial, Shelf(store.folder(trial.spec, trial.id), options.state), workers)
 
 
 def tiny_data(task: TinyTask) -> ResidentSet:

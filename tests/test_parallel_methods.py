@@ -14,7 +14,7 @@ from sdbench import Batch, registry
 from sdbench.boards import text_of
 from sdbench.engine import Resources
 from sdbench.engine.local import slots
-from sdbench.engine.ray_train import at_once
+from sdbench.engine.ray_train import room
 from sdbench.errors import EnvironmentProblem, UserError
 from sdbench.joining import obstacle, undeclared_state
 from sdbench.plan import Plan, make_plan
@@ -76,7 +76,7 @@ def plan(small_world: Any) -> Callable[..., Plan]:
     return make
 
 
-def test_all_problems_are_named_at_once(plan: Callable[..., Plan]) -> None:
+def test_all_problems_are_named_room(plan: Callable[..., Plan]) -> None:
     with pytest.raises(UserError) as caught:
         plan(methods=["ce", "bake", "mixup", "uskd"], gpus_per_trial="3", per_gpu="2", compile="graph", batch_size="16")
     told = "\n".join(caught.value.problems)
@@ -158,9 +158,9 @@ def test_places_of_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,6")
     assert slots(Resources(gpus_per_trial=2)) == ["0,1", "2,3"]
     assert slots(Resources(gpus=0, cpus=8, gpus_per_trial=2, cpus_per_trial=2)) == [None, None]
-    assert at_once(Resources(gpus_per_trial=2), cpus=64, gpus=7) == 3
-    assert at_once(Resources(gpus_per_trial=2, gpus=4), cpus=64, gpus=8) == 2
-    assert at_once(Resources(gpus_per_trial=2), cpus=3, gpus=0) == 1
-    assert at_once(Resources(gpus_per_trial=4, gpus=0), cpus=9, gpus=8) == 2
+    assert room(Resources(gpus_per_trial=2), cpus=64, gpus=7) == 3
+    assert room(Resources(gpus_per_trial=2, gpus=4), cpus=64, gpus=8) == 2
+    assert room(Resources(gpus_per_trial=2), cpus=3, gpus=0) == 1
+    assert room(Resources(gpus_per_trial=4, gpus=0), cpus=9, gpus=8) == 2
     with pytest.raises(EnvironmentProblem, match="2 CPUs and a GPU each"):
-        at_once(Resources(gpus_per_trial=4, cpus_per_trial=2), cpus=64, gpus=2)
+        room(Resources(gpus_per_trial=4, cpus_per_trial=2), cpus=64, gpus=2)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
@@ -51,7 +52,10 @@ def load_network(store: Store, result: TrialResult, dataset: data.DataSet) -> Ne
     if sha256(path) != result.checksums.get(WEIGHTS):
         raise UserError(f"trial {result.trial_id}: its weights are not those that were recorded")
     network = models.build(result.spec.network, dataset.num_classes, dataset.image_size)
-    network.load_state_dict(safetensors.torch.load_file(path))
+    try:
+        network.load_state_dict(safetensors.torch.load_file(path))
+    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
+        raise UserError(f"trial {result.trial_id}: its weights are not those of a {result.spec.network}") from error
     return network.to(dataset.device).eval()
 
 

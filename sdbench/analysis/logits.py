@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,9 +74,8 @@ def _epochs(result: TrialResult) -> dict[int, str]:
     """The epochs that a record seals the logits of."""
     from sdbench.store import EPOCH_LOGITS
 
-    sealed = (name for name in result.checksums if name.startswith(f"{EPOCH_LOGITS}/epoch-"))
-    found = {name.rpartition("-")[2].removesuffix(".safetensors"): name for name in sealed}
-    return {int(number): name for number, name in found.items() if number.isdigit()}
+    sealed = (re.fullmatch(rf"{EPOCH_LOGITS}/epoch-([0-9]{{4,9}})\.safetensors", name) for name in result.checksums)
+    return {int(match[1]): match[0] for match in sealed if match}
 
 
 def _figures(fits: Sequence[ZipfFit]) -> ZipfFigures:

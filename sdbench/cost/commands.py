@@ -24,6 +24,7 @@ from sdbench.identity import method_source
 from sdbench.leaderboard_costs import Hardware
 from sdbench.selectors import split_list
 from sdbench.store import Store
+from sdbench.terminal import visible
 
 FAILED, INTERRUPTED = 1, 130
 FORMATS = ("text", "md", "json")
@@ -194,7 +195,7 @@ def require_device(wanted: str) -> None:
 
 
 def to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(visible(line), file=sys.stderr, flush=True)
 
 
 def silent(line: str) -> None:

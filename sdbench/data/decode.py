@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
+import warnings
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from sdbench.bounded import open_plain
 from sdbench.data.facts import Pixels
 from sdbench.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 TAIL_BYTES = 16
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+"""What files may hold, whatever they are called: of Pillow's other readers some start programs (EPS, Ghostscript)."""
+MAX_PIXELS = 2**26
+"""Of one image: 8,192 x 8,192, which takes 200 MB. A few kilobytes of PNG can declare, and fill, any number."""
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
@@ -33,7 +41,7 @@ def read_image(path: Path, content: bytes | None = None) -> Image.Image:
     naming the file where it is not a whole image.
     """
     try:
-        with Image.open(path if content is None else BytesIO(content)) as image:
+        with _opened(path, content) as image:
             if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
                 return image.convert("RGBA").convert("RGB")  # the direct way warns
             return image.convert("RGB")
@@ -44,10 +52,24 @@ def read_image(path: Path, content: bytes | None = None) -> Image.Image:
 def image_size(path: Path, content: bytes | None = None) -> tuple[int, int]:
     """(height, width) from the header of an image file; the pixels are not decoded."""
     try:
-        with Image.open(path if content is None else BytesIO(content)) as image:
+        with _opened(path, content) as image:
             return image.height, image.width
     except _BROKEN as error:
         raise unreadable(path, error) from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path, content: bytes | None) -> Iterator[Image.Image]:
+    """An image whose pixels are not decoded yet, of a size that can be."""
+    with contextlib.ExitStack() as stack:
+        # Its own remark on large images: the limit here is below the one at which it speaks.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        source = stack.enter_context(open_plain(path)) if content is None else BytesIO(content)
+        image = stack.enter_context(Image.open(source, formats=FORMATS))
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width}x{image.height}, more than {MAX_PIXELS} pixels")
+        yield image
 
 
 def looks_whole(head: bytes, tail: bytes, size: int) -> bool:

@@ -56,13 +56,18 @@ def generate(train_per_class: int = 100, test_per_class: int = 20) -> dict[str, 
     return arrays
 
 
+def place(source: Source, data_dir: Path | None) -> Path:
+    """The file in the cache folder that keeps the images once they were made."""
+    return cache.cache_folder() / f"glyphs-{VERSION}.safetensors"
+
+
 def load_arrays(source: Source, info: DatasetInfo, data_dir: Path | None, image_size: int) -> Arrays:
     """The images, from the cache folder if a sound copy is there, else made and kept there.
 
     Where the cache folder cannot be written to they are made anew each time. ``data_dir`` is not
     looked into: there is nothing that a user could put there.
     """
-    file = cache.cache_folder() / f"glyphs-{VERSION}.safetensors"
+    file = place(source, data_dir)
     arrays = cache.read_arrays(file)
     if arrays is None:
         arrays = generate(PER_CLASS["train"], PER_CLASS["test"])

@@ -12,11 +12,13 @@ of 64 training images go through RandomResizedCrop(64) and flips, and test image
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from sdbench.bounded import read_plain
 from sdbench.data import cache
 from sdbench.data.decode import read_image, to_pixels, unreadable
 from sdbench.data.facts import Arrays, DataFacts, DatasetInfo, Pixels, Source
@@ -25,6 +27,7 @@ from sdbench.errors import UserError
 
 FOLDER = "tiny-imagenet-200"
 SIDE = 64
+MAX_LIST_BYTES = 16 * 2**20
 ADDRESS = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
@@ -56,6 +59,9 @@ def find(data_dir: Path | None) -> Path:
 def scan(root: Path) -> Layout:
     """List all files. UserError names every class or annotated image whose files are missing."""
     wnids = tuple(sorted({line.strip() for line in _lines(root / "wnids.txt")} - {""}))
+    odd = [wnid for wnid in wnids if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", wnid)]
+    if odd:
+        raise UserError(f"{root / 'wnids.txt'}: {odd[0][:60]!r} is no class; {_again()}")
     if len(wnids) < 2:
         raise UserError(f"{root / 'wnids.txt'}: expected at least two classes, found {len(wnids)}; {_again()}")
     problems: list[str] = []
@@ -73,7 +79,7 @@ def _again() -> str:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return read_plain(path, MAX_LIST_BYTES).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: expected a list of the published layout, and it cannot be read ({error}); {_again()}"
@@ -119,6 +125,11 @@ def _test_files(root: Path, wnids: tuple[str, ...], problems: list[str]) -> tupl
     if not files and not problems:
         problems.append(f"{annotations}: expected a line for each test image, found none")
     return files, labels
+
+
+def place(source: Source, data_dir: Path | None) -> Path:
+    """The published folder. UserError where it is not there."""
+    return find(data_dir)
 
 
 def inspect(source: Source, info: DatasetInfo, data_dir: Path | None, image_size: int) -> DataFacts:

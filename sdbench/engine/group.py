@@ -18,10 +18,16 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from sdbench.engine.job import Job
-from sdbench.spec import TrialResult
+from sdbench.errors import TrialInterrupted
+from sdbench.spec import Options, Trial, TrialResult
 from sdbench.store import Store
+
+if TYPE_CHECKING:
+    from sdbench.session import Session
+    from sdbench.workers import Workers
 
 MODULE = "sdbench.engine.group"
 
@@ -36,10 +42,10 @@ LOST = 71
 """Exit code of a trial's process that lost another one (EX_OSERR)."""
 
 
-def train(job: Job, stop: Callable[[], bool]) -> TrialResult:
+def train(job: Job, stop: Callable[[], bool], anew: str = "") -> TrialResult:
     """Run a trial on as many processes as it has shards; called by the first, which holds the trial's lock.
 
-    Ends this process where another one is lost.
+    anew: as ``run_trial`` has it. Ends this process where another one is lost.
     """
     from sdbench.train import run_trial
     from sdbench.workers import ALONE, PeerLost
@@ -47,24 +53,36 @@ def train(job: Job, stop: Callable[[], bool]) -> TrialResult:
     size, store = job.trial.spec.shards, Store(Path(job.store))
     load_plugins(job)
     if size == 1:
-        return run_trial(job.trial, store, job.options, stop=stop, workers=ALONE)
+        return run_trial(job.trial, store, job.options, stop=stop, opener=open_unchanged, workers=ALONE, anew=anew)
     with tempfile.TemporaryDirectory(prefix="sdbench-group-") as folder:
         meeting = Path(folder) / "meeting"
-        others = [_start(job, rank, meeting) for rank in range(1, size)]
+        others = [_start(job, rank, meeting, anew) for rank in range(1, size)]
         threading.Thread(target=_watch, args=(others,), daemon=True).start()
         _meet(job, 0, meeting)
         try:
-            return take_part(job, 0, stop)
+            return take_part(job, 0, stop, anew)
         except PeerLost as error:
             _end(str(error))
 
 
-def take_part(job: Job, device_index: int, stop: Callable[[], bool] = lambda: False) -> TrialResult:
+def take_part(job: Job, device_index: int, stop: Callable[[], bool] = lambda: False, anew: str = "") -> TrialResult:
     """One process's part of a trial, once ``torch.distributed`` has joined all of them. Raises PeerLost."""
     from sdbench.train import run_trial
     from sdbench.workers import ProcessGroup
 
-    return run_trial(job.trial, Store(Path(job.store)), job.options, stop=stop, workers=ProcessGroup(device_index))
+    store, workers = Store(Path(job.store)), ProcessGroup(device_index)
+    return run_trial(job.trial, store, job.options, stop=stop, opener=open_unchanged, workers=workers, anew=anew)
+
+
+def open_unchanged(trial: Trial, store: Store, options: Options, workers: Workers) -> Session:
+    """Open a session, unless the method is not the one any more that the trial's id was made from."""
+    from sdbench.assembly import open_session
+    from sdbench.identity import method_source
+
+    method = trial.spec.method
+    if method_source(method) != trial.identity.method_source:
+        raise TrialInterrupted(f"the source of {method} has changed since the command began; run it again")
+    return open_session(trial, store, options, workers)
 
 
 def backend(device: str) -> str:
@@ -104,10 +122,10 @@ def _meet(job: Job, rank: int, meeting: Path) -> None:
     )
 
 
-def _start(job: Job, rank: int, meeting: Path) -> subprocess.Popen[bytes]:
+def _start(job: Job, rank: int, meeting: Path, anew: str) -> subprocess.Popen[bytes]:
     process = subprocess.Popen([sys.executable, "-P", "-m", MODULE], stdin=subprocess.PIPE)
     assert process.stdin is not None
-    told = {"job": job.model_dump(mode="json"), "rank": rank, "meeting": str(meeting)}
+    told = {"job": job.model_dump(mode="json"), "rank": rank, "meeting": str(meeting), "anew": anew}
     process.stdin.write(json.dumps(told).encode() + b"\n")
     process.stdin.flush()
     return process
@@ -121,7 +139,7 @@ def _watch(others: list[subprocess.Popen[bytes]]) -> None:
     _end("another process of the trial is gone")
 
 
-def _end(reason: str) -> None:
+def _end(reason: str) -> NoReturn:
     print(reason, file=sys.stderr, flush=True)
     os._exit(LOST)
 
@@ -143,7 +161,7 @@ def main() -> None:
     load_plugins(job)
     try:
         _meet(job, rank, Path(told["meeting"]))
-        result = take_part(job, rank)
+        result = take_part(job, rank, anew=told["anew"])
     except PeerLost as error:
         _end(str(error))
     sys.stdout.flush()

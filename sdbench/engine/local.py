@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from threading import Event
 
 from sdbench import environment
-from sdbench.engine import Resources
+from sdbench.engine import Resources, Work
 from sdbench.engine.job import Job
 from sdbench.engine.supervise import supervise
 
@@ -19,11 +19,13 @@ def slots(resources: Resources) -> list[str | None]:
     gpus = visible if resources.gpus is None else visible[: resources.gpus]
     each = resources.gpus_per_trial
     if gpus and each > 1:
-        return [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
+        sets: list[str | None] = [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
+        return sets[: resources.jobs]
     if gpus:
-        return [gpu for _ in range(resources.per_gpu) for gpu in gpus]
+        packed: list[str | None] = [gpu for _ in range(resources.per_gpu) for gpu in gpus]
+        return packed[: resources.jobs]
     cpus = resources.cpus if resources.cpus is not None else environment.cpu_count()
-    return [None] * max(1, cpus // (resources.cpus_per_trial * each))
+    return [None] * min(max(1, cpus // (resources.cpus_per_trial * each)), resources.jobs or 2**16)
 
 
 def _visible_gpus() -> list[str]:
@@ -43,7 +45,7 @@ def _visible_gpus() -> list[str]:
         return []
 
 
-def run(jobs: list[Job], resources: Resources, stop: Event) -> None:
+def run(jobs: list[Job], resources: Resources, stop: Event, work: Work = supervise) -> None:
     """Run all jobs, as many at once as there are slots."""
     free: SimpleQueue[str | None] = SimpleQueue()
     available = slots(resources)
@@ -56,7 +58,7 @@ def run(jobs: list[Job], resources: Resources, stop: Event) -> None:
         slot = free.get()
         try:
             environ = {} if slot is None else {"CUDA_VISIBLE_DEVICES": slot}
-            supervise(job, stop, environ)
+            work(job, stop, environ)
         finally:
             free.put(slot)
 

@@ -16,16 +16,18 @@ import contextlib
 import os
 import tempfile
 import threading
+import time
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from sdbench.engine import Resources
+from sdbench.engine.fence import take, watch
 from sdbench.engine.group import PATIENCE, backend, load_plugins, take_part
 from sdbench.engine.job import Job
-from sdbench.engine.supervise import found_record, record_end
+from sdbench.engine.supervise import broken_off, recorded, time_is_up, write_end
 from sdbench.errors import EnvironmentProblem
-from sdbench.spec import Status
+from sdbench.spec import Status, TrialResult
 from sdbench.store import Store
 
 HEAD_CPUS = 0.01
@@ -41,8 +43,17 @@ def cpus_needed(resources: Resources, cpus: int) -> int:
     return max(cpus, resources.gpus_per_trial * resources.cpus_per_trial) + 1
 
 
-def at_once(resources: Resources, cpus: float, gpus: float) -> int:
-    """How many trials a cluster has room for. Raises EnvironmentProblem where it has none for a single one."""
+def at_once(resources: Resources) -> int:
+    """How many trials the cluster that was joined has room for. Raises EnvironmentProblem where it has none."""
+    import ray
+
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    places = room(resources, total.get("CPU", 0), total.get("GPU", 0))
+    return places if resources.jobs is None else min(places, resources.jobs)
+
+
+def room(resources: Resources, cpus: float, gpus: float) -> int:
+    """How many trials find room on so many CPUs and GPUs; EnvironmentProblem where not one does."""
     each = resources.gpus_per_trial
     places = int(cpus // (each * resources.cpus_per_trial + HEAD_CPUS))
     on_gpus = gpus > 0 and resources.gpus != 0
@@ -62,14 +73,18 @@ def work(job: Job, stop: Event, environ: dict[str, str] | None = None, *, cpus: 
     for _ in range(1 + job.options.max_failures):
         if stop.is_set():
             return None
-        reason = _train(job, cpus)
-        if (found := found_record(store, job)) is not None:
+        before = broken_off(store, job)
+        reason, late = _train(job, cpus)
+        if (found := recorded(store, job, before)) is not None:
             return found.status
-    return record_end(store, job, "failed", f"{reason}, {1 + job.options.max_failures} time(s)", "")
+        if late:
+            return write_end(store, job, stop, "timeout", time_is_up(job), "")
+    return write_end(store, job, stop, "failed", f"{reason}, {1 + job.options.max_failures} time(s)", "")
 
 
-def _train(job: Job, cpus: int) -> str:
-    """Train with one group of processes; returns what Ray says of its end, if it was not a good one."""
+def _train(job: Job, cpus: int) -> tuple[str, bool]:
+    """Train with one group of processes; returns what Ray says of its end, if it was not a good one, and whether its
+    time was up."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -77,9 +92,10 @@ def _train(job: Job, cpus: int) -> str:
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     on_gpus = job.options.device != "cpu" and total.get("GPU", 0) > 0
     with tempfile.TemporaryDirectory(prefix=".train-", dir=job.store) as scratch:  # where every node sees it
+        late = Path(scratch) / "late"
         trainer = TorchTrainer(
             _part,
-            train_loop_config={"job": job.model_dump_json()},
+            train_loop_config={"job": job.model_dump_json(), "late": str(late)},
             scaling_config=ScalingConfig(
                 num_workers=job.trial.spec.shards,
                 use_gpu=on_gpus,
@@ -93,8 +109,8 @@ def _train(job: Job, cpus: int) -> str:
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            return f"one of its processes ended: {str(error).splitlines()[0]}"
-    return "its processes left no record"
+            return f"one of its processes ended: {str(error).splitlines()[0]}", late.exists()
+    return "its processes left no record", False
 
 
 def _part(config: dict[str, Any]) -> None:
@@ -108,23 +124,33 @@ def _part(config: dict[str, Any]) -> None:
     folder = store.folder(job.trial.spec, job.trial.id)
     with store.lock(folder) if workers.leads else contextlib.nullcontext():
         found = store.result(job.trial) if workers.leads else None
-        if any(workers.gather(found is not None and found.provenance.finished != job.replaces)):
+        done, anew = workers.gather((_stands(found, job), _replaced(found)))[0]
+        if done:
             return
-        if workers.leads and job.options.timeout_s is not None:
-            clock = threading.Timer(job.options.timeout_s, _out_of_time, (job,))
-            clock.daemon = True
-            clock.start()
+        if workers.leads:
+            watch(folder, take(folder))
+            if job.options.timeout_s is not None:
+                threading.Thread(
+                    target=_end_when_late, args=(job.options.timeout_s, config["late"]), daemon=True
+                ).start()
         load_plugins(job)
-        result = take_part(job, get_device().index or 0)
-    if workers.leads and job.options.timeout_s is not None:
-        clock.cancel()
+        result = take_part(job, get_device().index or 0, anew=anew)
     if result.status != "ok":
         raise Ended(result.status)
 
 
-def _out_of_time(job: Job) -> None:
-    """Runs beside the first process's part, which holds the lock, once its time is up."""
-    from sdbench.engine.supervise import time_is_up
+def _stands(found: TrialResult | None, job: Job) -> bool:
+    """Whether the trial was finished meanwhile, by another command."""
+    return found is not None and found.provenance.finished != job.replaces
 
-    record_end(Store(Path(job.store)), job, "timeout", time_is_up(job), "", locked=True)
+
+def _replaced(found: TrialResult | None) -> str:
+    """When the finished trial was started that is to be run again; empty for none, as ``run_trial`` has it."""
+    return found.provenance.started if found is not None and found.status == "ok" else ""
+
+
+def _end_when_late(limit: float, mark: str) -> None:
+    """Runs beside the first process's part."""
+    time.sleep(limit)
+    Path(mark).touch()
     os._exit(1)

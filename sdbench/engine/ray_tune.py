@@ -4,6 +4,10 @@ Only ``ray.tune`` is used. Tune places the trials on CPUs and GPUs; whether one 
 its record in the store, never by Tune, whose ``fit()`` returns normally even when a signal cut it
 short. A trial that takes its process down is started again by the supervisor inside; Tune's own
 retries cover only the death of a whole worker or node.
+
+Tune keeps its actors from trial to trial (``reuse_actors=True``), since an actor here is only the supervisor: it
+imports no torch, and what is measured runs in a process that it starts anew for every trial. A new actor for each
+trial would add seconds to it (``benchmarks/scheduler.py``).
 """
 
 from __future__ import annotations
@@ -14,19 +18,30 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from sdbench import environment
-from sdbench.engine import Resources, ray_train
+from sdbench.engine import Resources, Work, ray_cluster, ray_halt, ray_train
 from sdbench.engine.group import stay_on_loopback
 from sdbench.engine.job import Job
-from sdbench.engine.supervise import WORKER
+from sdbench.engine.ray_errand import Errand, trainable
+from sdbench.engine.ray_halt import Halted, Running, callback
+from sdbench.engine.ray_nodes import Place
+from sdbench.engine.supervise import supervise
 
 OBJECT_STORE_BYTES = 80 * 2**20  # trials read their data themselves
+
+NODE_FAILURES = 10
+"""How often a trial may lose its node or its supervisor. Its own failures are counted by the supervisor."""
+
+ROUNDS = 3
+"""How often trials that lost that many are handed to Tune, which forgets earlier losses each time."""
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,8 +50,14 @@ QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "RAY_AUTH_MODE": "token",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's snapshots grow with every trial, and nothing reads them
 }
+
+OWN = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_memory_monitor_refresh_ms": "0",  # it would kill the supervisor, which outlives its trial, rather than it
+}
+"""For a Ray of this command's own. A cluster has its own settings."""
 
 
 def available() -> bool:
@@ -46,89 +67,124 @@ def available() -> bool:
     return find_spec("ray") is not None and find_spec("pyarrow") is not None
 
 
-def _trainable(config: dict[str, Any], jobs: list[str], cpus: int = 1) -> None:
-    """What a Tune worker runs: the supervisor of one trial."""
-    from ray import tune
-
-    from sdbench.engine.supervise import supervise
-
-    job = Job.model_validate_json(jobs[config["job"]])
-    status = supervise(job, Event()) if job.trial.spec.shards == 1 else ray_train.work(job, Event(), cpus=cpus)
-    tune.report({"status": status or "interrupted"})
-
-
-class Halted(Exception):
-    """The command was asked to stop."""
-
-
-_halt: Event | None = None  # module state, since Tune copies its callbacks
-
-
-def run(jobs: list[Job], resources: Resources, stop: Event) -> None:
-    """Run all jobs under Ray Tune. Raises EnvironmentProblem where the cluster cannot be joined."""
-    global _halt
+def run(jobs: list[Job], resources: Resources, stop: Event, work: Work = supervise) -> None:
+    """Run all jobs under Ray Tune. Raises EnvironmentProblem where the cluster cannot be joined or lacks something."""
     if not jobs or stop.is_set():
         return
-    _halt = stop
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    with _silence(), _cluster(resources) as (cpus, gpus):
-        _fit(jobs, resources, cpus, gpus, stop)
+    payload = [job.model_dump_json() for job in jobs]
+    if resources.gpus_per_trial > 1:
+        work = partial(ray_train.work, cpus=resources.cpus_per_trial)
+    with session(jobs, resources, stop) as (place, halt):
+        _rounds(Errand(payload, work, place, halt), resources, stop)
+
+
+@contextlib.contextmanager
+def session(jobs: Sequence[Job], resources: Resources, stop: Event) -> Iterator[tuple[Place | None, Any]]:
+    """Ray, silent, until the block ends: a local one, or the cluster at an address, whose nodes are looked at for what
+    ``jobs`` need; then also the place of its common files and the handle that stops trials on all nodes. ``callback``
+    halts Tune once ``stop`` is set. Raises EnvironmentProblem where the cluster cannot be joined or lacks something."""
+    address = ray_cluster.chosen(resources.address)
+    for name, value in {**QUIET, **({} if address else OWN)}.items():
+        # Ray reads how it authenticates when it is imported: later it could not talk to what it starts.
+        if not (name == "RAY_AUTH_MODE" and "ray" in sys.modules):
+            os.environ.setdefault(name, value)
+    with _silence():
+        if address is None:
+            with _own(resources):
+                ray_halt.begin(Running(stop))
+                yield None, None
+            return
+        with _joined(address):
+            needs = (resources.cpus_per_trial, share_of(resources))
+            with ray_cluster.place(jobs, *needs) as place:
+                halt = ray_cluster.start_halt()
+                ray_halt.begin(Running(stop, halt, ray_cluster.Vacancy(*needs)))
+                yield place, halt
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Ray's reports and banners stay out of the command's output."""
     for name in ("ray", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is told in this command's own words
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
+COMMON: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+
+
 @contextlib.contextmanager
-def _cluster(resources: Resources) -> Iterator[tuple[float, float]]:
-    """A local Ray, or the one at ``address``; yields how many CPUs and GPUs it has and cleans up its own."""
+def _own_signals() -> Iterator[None]:
+    """Ray installs handlers of its own; the command's stay in force."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _joined(address: str) -> Iterator[None]:
+    """The cluster at ``address``, until the block ends."""
     import ray
 
-    from sdbench.errors import EnvironmentProblem
-
-    address = resources.address or os.environ.get("RAY_ADDRESS")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    if address and address != "local":
-        if address.startswith("ray://"):
-            raise EnvironmentProblem(
-                f"--address {address}: Tune does not work through ray:// clients; run the command on the head node "
-                "with --address auto, or submit it with `ray job submit`"
-            )
+    with tempfile.TemporaryDirectory(prefix="sdbench-stage-") as staged:
+        with _own_signals():
+            ray_cluster.connect(address, Path(staged), **COMMON)
         try:
-            ray.init(address=address, **common)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise EnvironmentProblem(f"--address {address}: no Ray cluster answers there ({error})") from error
-        session = None
-    else:
-        cpus = resources.cpus if resources.cpus is not None else environment.cpu_count()
-        if resources.gpus_per_trial > 1:
-            cpus = ray_train.cpus_needed(resources, cpus)
-            stay_on_loopback()
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own(resources: Resources) -> Iterator[None]:
+    """A Ray of this command's own on this machine, until the block ends."""
+    import ray
+
+    cpus = resources.cpus if resources.cpus is not None else environment.cpu_count()
+    if resources.gpus_per_trial > 1:
+        cpus = ray_train.cpus_needed(resources, cpus)
+        stay_on_loopback()
+    with _own_signals(), _loopback():
         ray.init(
             address="local",
             num_cpus=cpus,
             num_gpus=resources.gpus,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            **common,
+            **COMMON,
         )
-        session = _session_folder()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)  # Ray installed its own; the command's stay in force
+    session = _session_folder()
     try:
-        total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        yield float(total.get("CPU", 0)), float(total.get("GPU", 0))
+        yield
     finally:
         ray.shutdown()
         if session is not None:
             shutil.rmtree(session, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """A Ray that starts here is reached from this machine only.
+
+    Its servers bind the node's address, by default that of a network interface; an address of 127.0.0.1 that is asked
+    for is replaced by that. Where Ray is told that there are no clusters, as on macOS and Windows, it takes the
+    loopback address by itself. A Ray without that switch binds as it does by default.
+    """
+    from ray._private import ray_constants
+
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", None)
+    if before is None:
+        yield
+        return
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _session_folder() -> Path | None:
@@ -139,70 +195,70 @@ def _session_folder() -> Path | None:
     return Path(node.get_session_dir_path()) if node is not None else None
 
 
-def _fit(jobs: list[Job], resources: Resources, cpus: float, gpus: float, stop: Event) -> None:
+def share_of(resources: Resources) -> float:
+    """The part of a GPU that a trial gets: 0 where the cluster has none or none is wanted."""
+    import ray
+
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return 1 / resources.per_gpu if total.get("GPU", 0) and resources.gpus != 0 else 0.0
+
+
+def _limit(resources: Resources, share: float) -> int | None:
+    """How many trials may run at once on a cluster that others use too; None for as many as find room."""
+    limits = [] if resources.cpus is None else [resources.cpus // resources.cpus_per_trial]
+    if resources.jobs is not None:
+        limits.append(resources.jobs)
+    if share and resources.gpus is not None:
+        limits.append(resources.gpus * resources.per_gpu)
+    return max(1, min(limits)) if limits else None
+
+
+def _rounds(errand: Errand, resources: Resources, stop: Event) -> None:
+    """Hand all jobs to Tune, and those that it gave up again."""
+    left = list(range(len(errand.jobs)))
+    given_up: dict[int, str] = {}
+    for number in range(ROUNDS):
+        if left and not stop.is_set():
+            given_up = _fit(errand, left, resources, f"run{number}")
+            left = list(given_up)
+    for reason in sorted(set(given_up.values())):
+        count = sum(each == reason for each in given_up.values())
+        print(f"note: {count} trial(s) given up, since their workers died again and again: {reason}", file=sys.stderr)
+
+
+def _fit(errand: Errand, left: list[int], resources: Resources, name: str) -> dict[int, str]:
+    """Hand the jobs with these numbers to Tune, whose own files lie where every node sees them; returns why it gave
+    some of them up."""
     from ray import tune
 
-    share = 1 / resources.per_gpu if gpus and resources.gpus != 0 else 0
+    folder = errand.place.folder if errand.place else None
+    share = share_of(resources)
     needs = {"cpu": resources.cpus_per_trial, "gpu": share}
-    payload = [job.model_dump_json() for job in jobs]
-    limit = None
+    limit = _limit(resources, share) if folder else resources.jobs
     if resources.gpus_per_trial > 1:
-        limit = ray_train.at_once(resources, cpus, gpus)
-        needs = {"cpu": ray_train.HEAD_CPUS}
-    trainable = tune.with_parameters(_trainable, jobs=payload, cpus=resources.cpus_per_trial)
-    trainable = tune.with_resources(trainable, needs)
+        needs, limit = {"cpu": ray_train.HEAD_CPUS}, ray_train.at_once(resources)
+    trial = tune.with_resources(tune.with_parameters(trainable, errand=errand), needs)
     with tempfile.TemporaryDirectory(prefix="sdbench-tune-") as scratch:
         tuner = tune.Tuner(
-            trainable,
-            param_space={"job": tune.grid_search(list(range(len(jobs))))},
+            trial,
+            param_space={"job": tune.grid_search(left)},
             tune_config=tune.TuneConfig(
-                reuse_actors=False,
+                reuse_actors=True,
                 max_concurrent_trials=limit,
                 trial_name_creator=_name,
                 trial_dirname_creator=_name,
             ),
             run_config=tune.RunConfig(
-                name="run",
-                storage_path=scratch,
+                name=name,
+                storage_path=folder or scratch,
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=max(1, jobs[0].options.max_failures)),
-                callbacks=[_callback()],
+                failure_config=tune.FailureConfig(max_failures=NODE_FAILURES),
+                callbacks=[callback()],
             ),
         )
         with contextlib.suppress(Halted):
             tuner.fit()
-
-
-def _callback() -> Any:
-    """A Tune callback that ends ``fit()`` once the command was asked to stop."""
-    from ray.tune import Callback
-
-    class HaltCallback(Callback):
-        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            # Tune pickles this class by value; the import reaches the one module that holds the stop.
-            from sdbench.engine import ray_tune
-
-            ray_tune.halt_if_asked()
-
-    return HaltCallback()
-
-
-def halt_if_asked() -> None:
-    """Raise Halted, after telling the trials, once the command was asked to stop."""
-    if _halt is not None and _halt.is_set():
-        _ask_trials_to_stop()
-        raise Halted
-
-
-def _ask_trials_to_stop() -> None:
-    """SIGTERM to every trial process below this one, so that each ends at its next step. Those on other
-    nodes end when their worker does."""
-    import psutil
-
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if WORKER in process.cmdline():
-                process.terminate()
+        return ray_halt.take_given_up()
 
 
 def _name(trial: Any) -> str:

@@ -11,6 +11,7 @@ from sdbench.errors import EnvironmentProblem, UserError, unknown
 from sdbench.report.material import read
 from sdbench.spec import Record
 from sdbench.store import Damaged, replacing, write_atomic
+from sdbench.terminal import visible
 
 
 class ReportFile(Record):
@@ -45,14 +46,14 @@ def plot(kind: str, results: str, output: str | None, chosen: Filter, as_json: b
     if as_json:
         return done.model_dump_json(indent=1), _tell(damaged)
     for line in done.left_out:
-        print(f"left out: {line}", file=sys.stderr)
+        print(visible(f"left out: {line}"), file=sys.stderr)
     return f"wrote {done.output}\n{done.caption}", _tell(damaged)
 
 
 def _tell(damaged: Sequence[Damaged]) -> int:
     """Tell of damaged records; the exit code."""
     for one in damaged:
-        print(f"damaged record left out: {one.path}: {one.reason}", file=sys.stderr)
+        print(visible(f"damaged record left out: {one.path}: {one.reason}"), file=sys.stderr)
     return 1 if damaged else 0
 
 

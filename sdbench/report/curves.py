@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdbench.bounded import read_plain
+from sdbench.curve_lines import MAX_CURVE_BYTES, MAX_CURVE_LINES, curve_line
 from sdbench.statistics import MeanStd, mean_std
 
 Line = Mapping[str, Any]
@@ -37,18 +38,15 @@ def read_thinned(path: Path, most: int) -> list[Line]:
     ``store.read_curve`` does. Empty without a file.
     """
     try:
-        raw = [line for line in path.read_bytes().split(b"\n") if line.strip()]
+        raw = [line for line in read_plain(path, MAX_CURVE_BYTES).split(b"\n", MAX_CURVE_LINES) if line.strip()]
     except OSError:
         return []
     scored = [i for i, line in enumerate(raw) if b'"top1"' in line]
     wanted = sorted({*spread(range(len(raw)), most), *spread(scored, most)})
     lines: list[Line] = []
     for i in wanted:
-        try:
-            value = json.loads(raw[i])
-        except (ValueError, RecursionError):
-            break
-        if not isinstance(value, dict):
+        value = curve_line(raw[i])
+        if value is None:
             break
         lines.append(value)
     return lines

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 BINS = 15
 """As many as the calibration error that boards show has; a test compares the two."""
 
+MAX_BYTES = 2**30
+"""Of the logits of one test set: in half precision, fifty thousand images of ten thousand classes."""
+
 _ROWS = 4096
 """Samples worked on at a time, which bounds memory."""
 
@@ -123,6 +126,8 @@ def read_logits(path: Path, checksum: str = "") -> tuple[Floats, Integers]:
 
     if not path.is_file():
         raise UnusableLogits("its logits were not kept")
+    if path.stat().st_size > MAX_BYTES:
+        raise UnusableLogits(f"its logits are larger than {MAX_BYTES} bytes")
     try:
         if checksum and sha256(path) != checksum:
             raise UnusableLogits("its logits were changed after the trial: their checksum does not match")
@@ -131,4 +136,6 @@ def read_logits(path: Path, checksum: str = "") -> tuple[Floats, Integers]:
         raise UnusableLogits(f"its logits cannot be read: {type(error).__name__}") from error
     if not {"logits", "labels"} <= tensors.keys():
         raise UnusableLogits("its logits cannot be read: the file lacks logits or labels")
+    if tensors["logits"].dtype.kind != "f" or tensors["labels"].dtype.kind not in "iu":
+        raise UnusableLogits("its logits cannot be read: they are no floats, or its labels no integers")
     return tensors["logits"], tensors["labels"]
