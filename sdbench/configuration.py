@@ -24,8 +24,9 @@ ALIKE = {"num_seeds": "seeds"}
 """Options that give the value of another one."""
 
 DEFAULTS = {
-    "dataset": "glyphs", "results": "results", "per_gpu": "1", "gpus": "all", "cpus": "all", "cpus_per_trial": "1", "gpus_per_trial": "1",
-    "iso_cost": "false", "temperature_scaling": "false", "rerun": "none", "baseline": "true", "keep_logits": "last",
+    "dataset": "glyphs", "results": "results", "per_gpu": "1", "gpus": "all", "cpus": "all", "cpus_per_trial": "1",
+    "gpus_per_trial": "1", "iso_cost": "false", "temperature_scaling": "false", "rerun": "none", "baseline": "true",
+    "keep_logits": "last",
 }  # fmt: skip
 PLACES = ("data_dir", "plugin", "results")
 """Options that name places of this machine, of which records keep the last part."""
