@@ -12,7 +12,14 @@ from torch import Tensor
 from sdbench import Batch, LogUniform, Method, Network, Output, Task, Terms, Uniform, register
 from sdbench.losses import full_precision
 from sdbench.parts import (
-    Rows, add_hits, exchange_rows, keep_rows, mean_of_hits, pool_to, require_stages, spatial_softmax
+    Rows,
+    add_hits,
+    exchange_rows,
+    keep_rows,
+    mean_of_hits,
+    pool_to,
+    require_stages,
+    spatial_softmax,
 )  # fmt: skip
 
 Pairs = Literal["all_to_last", "adjacent", "all"]
