@@ -110,6 +110,8 @@ class BatchKnowledgeEnsembling(Method):
         self.temperature = temperature
         self.omega = omega
         self.weight = weight
+        if weight:
+            self.couples_samples = "its targets blend the predictions of all images of a batch"
 
     def setup(self, task: Task, network: Network) -> None:
         if self.weight and network.classifier is None:

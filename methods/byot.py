@@ -145,6 +145,7 @@ class BeYourOwnTeacher(Method):
         "beta": LogUniform(1e-9, 1.0),
     }
     recommended = {"cifar100": {"temperature": 3.0, "alpha": 0.1, "beta": 1e-6}}
+    summed_terms = ("feature",)
 
     def __init__(
         self,

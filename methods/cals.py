@@ -122,6 +122,7 @@ class ClassAdaptiveLabelSmoothing(Method):
     }
     recommended = {"tinyimagenet": {"weight": 0.005, "margin": 10.0, "penalty": "phr", "rho_every": 10}}
     neutral = {"weight": 0.0}
+    joins = {"multipliers": "same", "strengths": "same", "past_mean_excess": "same"}
 
     multipliers: Tensor
     strengths: Tensor

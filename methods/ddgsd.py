@@ -78,6 +78,8 @@ class DataDistortionGuided(Method):
         self.temperature = temperature
         self.weight = weight
         self.discrepancy = discrepancy
+        if discrepancy:
+            self.couples_samples = "its discrepancy compares means over the batch"
 
     def setup(self, task: Task, network: Network) -> None:
         if self.discrepancy and network.classifier is None:

@@ -70,6 +70,7 @@ class LastMiniBatch(Method):
     views = 2
     space = {"temperature": Uniform(0.5, 20.0), "weight": LogUniform(0.01, 100.0)}
     recommended = {"cifar100": {"temperature": 3.0, "weight": 1.0}}
+    joins = {"past_images": "own", "past_labels": "own", "past_logits": "own", "past_rows": "own"}
 
     past_images: Tensor
     past_labels: Tensor

@@ -96,6 +96,8 @@ class ManifoldMixup(Method):
             raise ValueError(f"depth must be at least 0, the images, got {depth}")
         self.alpha = alpha
         self.depth = depth
+        if alpha:
+            self.couples_samples = "it blends pairs of images from the whole batch"
         self._generator: torch.Generator | None = None
 
     def setup(self, task: Task, network: Network) -> None:

@@ -48,6 +48,7 @@ class MaxSuppression(Method):
     space = {"begin_lambda": Uniform(0.0, 1.0), "end_lambda": Uniform(0.0, 1.0)}
     recommended = {"imagenet": {"begin_lambda": 0.1, "end_lambda": 0.2}}
     neutral = {"begin_lambda": 0.0, "end_lambda": 0.0}
+    joins = {"weight": "same"}
 
     weight: Tensor
 

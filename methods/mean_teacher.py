@@ -76,6 +76,7 @@ class MeanTeacher(Method):
         "imagenet": {"weight": 10.0, "ema_decay": 0.9997, "ramp_epochs": 5, "distance": "kl"},
     }
     neutral = {"weight": 0.0}
+    joins = {"current_weight": "same", "steps": "same"}
 
     current_weight: Tensor
     steps: Tensor

@@ -163,6 +163,7 @@ class SelfDistillationFromMixup(Method):
     """
 
     refuses_mixing = "it mixes images itself, and sets them against the images apart"
+    couples_samples = "it blends pairs of images from the whole batch"
     space = {
         "alpha": LogUniform(0.05, 10.0),
         "temperature": Uniform(0.5, 20.0),

@@ -70,6 +70,7 @@ class OnlineLabelSmoothing(Method):
     recommended = {"cifar100": {"alpha": 0.5}, "cub200": {"alpha": 0.5, "variant": "fine-grained"}}
     neutral = {"alpha": 1.0}
     refuses_mixing = "its soft labels are mean predictions for single, unmixed images"
+    joins = {"matrix": "same", "sums": "sum", "counts": "sum"}
 
     matrix: Tensor
     sums: Tensor

@@ -53,6 +53,7 @@ class ProgressiveSelfDistillation(Method):
     recommended = {"cifar100": {"alpha_final": 0.8}, "imagenet": {"alpha_final": 0.8}}
     neutral = {"alpha_final": 0.0}
     refuses_mixing = "its targets are past predictions for single, unmixed images"
+    joins = {"alpha": "same", "predictions": "rows"}
 
     alpha: Tensor
     predictions: Rows

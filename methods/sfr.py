@@ -20,7 +20,7 @@ from sdbench.parts import (
     pool_to,
     require_stages,
     spatial_softmax,
-)
+)  # fmt: skip
 
 Pairs = Literal["all_to_last", "adjacent", "all"]
 Grouping = Literal["contiguous", "stride", "activation_sorted"]
@@ -226,6 +226,7 @@ class SelfFeatureRegularization(Method):
 
     space = {"weight": LogUniform(0.03, 1.0), "smoothing": Uniform(0.0, 0.9)}
     neutral = {"weight": 0.0, "smoothing": 0.0}
+    joins = {"class_targets": "same", "class_sums": "sum", "class_counts": "sum", "predictions": "rows"}
 
     class_targets: Tensor
     class_sums: Tensor

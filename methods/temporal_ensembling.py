@@ -56,6 +56,7 @@ class TemporalEnsembling(Method):
     }
     neutral = {"weight": 0.0}
     refuses_mixing = "its targets are past predictions for single, unmixed images"
+    joins = {"current_weight": "same", "correction": "same", "ensemble": "rows"}
 
     current_weight: Tensor
     correction: Tensor

@@ -107,6 +107,8 @@ class TeacherFreeFeatureDistillation(Method):
                 raise ValueError(f"{key} must be in [0, infinity), got {value}")
         self.inter = inter
         self.intra = intra
+        if intra:
+            self.couples_samples = "it sorts channels by their mean over the batch"
 
     def setup(self, task: Task, network: Network) -> None:
         require_stages(network, 2, self.name, "compares every stage with the deeper ones")

@@ -175,6 +175,8 @@ class UniversalSelfDistillation(Method):
         self.alpha, self.beta, self.mu = alpha, beta, mu
         self.ranking: Ranking = ranking
         self.weak_classifier: nn.Linear | None = None
+        if alpha:
+            self.couples_samples = "it sets each prediction against the mean over the batch"
 
     def setup(self, task: Task, network: Network) -> None:
         if self.mu == 0:

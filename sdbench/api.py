@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from sdbench.api_care import prepare
+from sdbench.api_care import export, gc, init, new_method, prepare, rescore, rm
 from sdbench.api_cost import claims, profile, profile_sweep, profiles
 from sdbench.api_evidence import (
     analyze,
@@ -31,6 +31,7 @@ from sdbench.api_evidence import (
     validate,
 )
 from sdbench.api_options import Many, One, RunOptions, command, folder, given, text, texts, typed, warn
+from sdbench.api_tune import plan_tune, tune
 from sdbench.frames import to_pandas
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ __all__ = [
     "describe",
     "distill",
     "doctor",
+    "export",
+    "gc",
+    "init",
     "leaderboard",
     "list_datasets",
     "list_methods",
@@ -59,8 +63,10 @@ __all__ = [
     "list_models",
     "list_protocols",
     "merge",
+    "new_method",
     "plan",
     "plan_distill",
+    "plan_tune",
     "plot",
     "prepare",
     "preview",
@@ -68,11 +74,14 @@ __all__ = [
     "profile_sweep",
     "profiles",
     "report",
+    "rescore",
+    "rm",
     "run",
     "schema",
     "to_pandas",
     "trial",
     "trials",
+    "tune",
     "validate",
 ]
 

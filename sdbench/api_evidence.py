@@ -201,7 +201,8 @@ def merge(*sources: One, into: One, keep: str = "newest") -> Merge:
 
 
 def schema(kind: str = "trial") -> dict[str, Any]:
-    """The JSON Schema of trial.json or profile.json, ``sdbench schema``. Raises UserError for another kind."""
+    """The JSON Schema of trial.json, profile.json or study.json, ``sdbench schema``. Raises UserError for another
+    kind."""
     from sdbench import schemas
 
     return schemas.schema(kind)

@@ -26,9 +26,11 @@ class RunOptions(TypedDict, total=False):
     num_seeds: One
     protocol: One
     epochs: One
+    limit_steps: One
     batch_size: One
     lr: One
     weight_decay: One
+    augment: One
     precision: One
     threads: One
     image_size: One
@@ -39,6 +41,7 @@ class RunOptions(TypedDict, total=False):
     device: One
     gpus: One
     per_gpu: One
+    gpus_per_trial: One
     cpus: One
     cpus_per_trial: One
     jobs: One

@@ -10,20 +10,23 @@ import torch
 from torch import nn
 
 from sdbench import data, environment, models, registry
+from sdbench.data.loaders import spare_workers
 from sdbench.data.streams import derive_seed
 from sdbench.errors import UserError
+from sdbench.joining import refuse_apart
 from sdbench.method import Task
 from sdbench.network import Network
 from sdbench.session import Session
-from sdbench.shelf import RowFiles, Shelf
+from sdbench.shelf import Mode, RowFiles, Shelf
 from sdbench.spec import Options, Trial, TrialSpec
 from sdbench.store import Store, read_result
+from sdbench.workers import ALONE, Workers
 
 
-def open_session(trial: Trial, store: Store, options: Options) -> Session:
+def open_session(trial: Trial, store: Store, options: Options, workers: Workers = ALONE) -> Session:
     """Build everything for a trial; nothing of it depends on what ran in the process before."""
     spec = trial.spec
-    device = environment.choose_device(options.device)
+    device = environment.choose_device(options.device, workers.device_index)
     configure(spec, device)
     location = Path(options.data_dir) if options.data_dir else None
     dataset = data.load(
@@ -32,7 +35,7 @@ def open_session(trial: Trial, store: Store, options: Options) -> Session:
         spec.image_size,
         device=device,
         split=spec.holdout,
-        workers=options.workers,
+        workers=_workers(trial.spec, options, device),
         batch_size=spec.recipe.batch_size,
     )
     if dataset.fingerprint != trial.identity.data_fingerprint:
@@ -41,8 +44,23 @@ def open_session(trial: Trial, store: Store, options: Options) -> Session:
     def build_network() -> Network:
         return models.build(spec.network, dataset.num_classes, dataset.image_size)
 
-    shelf = Shelf(store.folder(spec, trial.id), options.state)
-    return assemble(trial, device, dataset, build_network, _teacher(spec, store, dataset, device), shelf)
+    shelf = Shelf(store.folder(spec, trial.id), _where_rows_lie(spec, options))
+    return assemble(trial, device, dataset, build_network, _teacher(spec, store, dataset, device), shelf, workers)
+
+
+def _where_rows_lie(spec: TrialSpec, options: Options) -> Mode:
+    if spec.shards == 1:
+        return options.state
+    if options.state == "disk":
+        raise UserError("--state disk: not with several processes per trial, which join their memories of every image")
+    return "memory"
+
+
+def _workers(spec: TrialSpec, options: Options, device: torch.device) -> int:
+    if options.workers is not None:
+        return options.workers
+    on_gpu, given = device.type == "cuda", options.cpus_per_trial
+    return spare_workers(on_gpu=on_gpu, cpus_per_trial=given, threads=spec.threads, packed=options.packed)
 
 
 def assemble(
@@ -52,13 +70,15 @@ def assemble(
     build_network: Callable[[], Network],
     teacher: Network | None = None,
     shelf: Shelf | None = None,
+    workers: Workers = ALONE,
 ) -> Session:
     """The session of a trial from its parts, every random draw from the trial's own streams.
 
     build_network: a fresh network on the CPU, its weights drawn from torch's global generator.
     teacher: the last generation's network, frozen and on ``device``. shelf: where memories of every image may lie
-    besides the device. Raises whatever the method's
-    constructor and ``setup`` raise, RuntimeError where the method keeps the network itself.
+    besides the device. workers: which of a trial's processes this is; after the set-up, alike in all, each draws from
+    streams of its own. Raises whatever the method's constructor and ``setup`` raise, RuntimeError where the method
+    keeps the network itself, UserError where it cannot be trained on several processes.
     """
     spec = trial.spec
     torch.manual_seed(derive_seed(spec.stream, "weights"))
@@ -82,8 +102,13 @@ def assemble(
     _place(method, device)
     _refuse_shared(method, network)
     torch.manual_seed(derive_seed(spec.stream, "training"))
+    if workers.shard.size > 1:
+        refuse_apart(spec.method, method, network)
+    if workers.shard.rank:
+        torch.manual_seed(derive_seed(spec.stream, "training", "shard", workers.shard.rank))
+        generator.manual_seed(derive_seed(spec.stream, "method", "shard", workers.shard.rank))
     rows = RowFiles(method, shelf.folder if shelf else None)
-    return Session(trial, device, dataset, network, method, generator, rows)
+    return Session(trial, device, dataset, network, method, generator, rows, workers)
 
 
 def _place(method: nn.Module, device: torch.device) -> None:
@@ -98,6 +123,7 @@ def configure(spec: TrialSpec, device: torch.device) -> None:
     """Settings of the whole process that a trial needs: threads, deterministic kernels on the CPU."""
     torch.set_num_threads(spec.threads)
     if device.type == "cuda":
+        torch.cuda.set_device(device)
         torch.cuda.init()  # type: ignore[no-untyped-call]  # the statistics below do not do it by themselves
         torch.use_deterministic_algorithms(False)
         torch.backends.cudnn.benchmark = True
@@ -116,6 +142,11 @@ def _teacher(spec: TrialSpec, store: Store, dataset: data.DataSet, device: torch
     if weights is None or not weights.exists():
         raise UserError(
             f"the teacher's weights (trial {spec.teacher}) are missing; run its trial again with weights kept"
+        )
+    if not store.teaches(spec.teacher):
+        raise UserError(
+            f"the teacher's weights (trial {spec.teacher}) are not those that were recorded; run the command again, "
+            "which trains it anew"
         )
     name = read_result(weights.with_name("trial.json")).spec.network
     network = models.build(name, dataset.num_classes, dataset.image_size)

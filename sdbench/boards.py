@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,10 +20,12 @@ from sdbench.comparison_records import METRICS, Comparison
 from sdbench.comparison_text import FORMATS, outcome_text, render_comparison
 from sdbench.cost import archive
 from sdbench.cost.archive import Profiles
+from sdbench.durable import sweep
 from sdbench.errors import UserError, unknown
 from sdbench.leaderboard import build_board
 from sdbench.leaderboard_formats import SUFFIXES, render, write_boards
 from sdbench.leaderboard_records import Board
+from sdbench.leaderboard_tuning import tuned_text, values_text
 from sdbench.published import published_numbers
 from sdbench.selectors import split_list
 from sdbench.spec import TrialResult
@@ -87,7 +90,14 @@ def read_board(
     written under the results folder as well. published: with what others print beside what was measured. Raises
     UserError where no trial is found."""
     root = _folder(results)
-    scan, profiles = _read(root)
+    with _alone(root) if write_files else contextlib.nullcontext():
+        scan, profiles = _read(root)
+        damaged = _sentences([*scan.damaged, *profiles.damaged])
+        if write_files and scan.results:
+            try:
+                write_boards(build_board(scan.results, damaged=damaged, profiles=profiles.results), root)
+            except OSError as error:  # a folder that others share is read-only; the board is still read
+                print(f"boards not written: {error.strerror}", file=sys.stderr)
     if not scan.results and profiles.results:
         raise UserError(
             f"no trial under {results}, only {len(profiles.results)} profile(s) of what a step costs; `sdbench claims` "
@@ -99,9 +109,6 @@ def read_board(
     if not kept:
         have = sorted({f"{r.spec.method} on {r.spec.dataset}" for r in scan.results})
         raise UserError(f"no trial under {results} matches; it has {', '.join(have)}")
-    damaged = _sentences([*scan.damaged, *profiles.damaged])
-    if write_files:
-        write_boards(build_board(scan.results, damaged=damaged, profiles=profiles.results), root)
     numbers = published_numbers() if published else ()
     return build_board(kept, damaged=damaged, profiles=profiles.results, published=numbers), len(damaged)
 
@@ -202,11 +209,22 @@ def _folder(results: str) -> Path:
 
 
 def write(store: Store) -> Path:
-    """Write the boards of all trials in every format; returns the one to look at."""
-    scan, profiles = _read(store.root)
-    damaged = _sentences([*scan.damaged, *profiles.damaged])
-    write_boards(build_board(scan.results, damaged=damaged, profiles=profiles.results), store.root)
+    """Write the boards of all trials in every format; returns the one to look at. OSError where that cannot be."""
+    with _alone(store.root):
+        scan, profiles = _read(store.root)
+        damaged = _sentences([*scan.damaged, *profiles.damaged])
+        write_boards(build_board(scan.results, damaged=damaged, profiles=profiles.results), store.root)
     return store.root / "leaderboard.md"
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """No other command reads records and writes boards meanwhile: the last one to write has seen all records."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a folder that cannot be written needs no lock
+            stack.enter_context(Store(root).lock(root))
+            sweep(root, "leaderboard.")
+        yield
 
 
 def text_of(results: Iterable[TrialResult], baseline: str, format_name: str, root: Path | None = None) -> str:
@@ -261,6 +279,10 @@ def _card(result: TrialResult, store: Store) -> str:
         facts += [(key, f"{value:.6g}") for key, value in result.metrics.model_dump().items()]
     if result.scaled:
         facts += [(key, f"{value:.6g}") for key, value in result.scaled.named.items()]
+    if result.validation_top1 is not None:
+        facts.append(("top-1 on held-out images", f"{result.validation_top1:.6g}"))
+    if result.tuned:
+        facts.append(("tuned", f"{values_text(result.tuned.values)}; {tuned_text(result.tuned)}"))
     if result.cost:
         facts += [(key, value) for key, value in result.cost.model_dump().items() if value != ()]
     facts.append(("resumed at epochs", ", ".join(map(str, result.resumes)) or "never"))

@@ -1,10 +1,16 @@
-"""Checkpoints of a running trial: atomic, the two newest kept, read without unpickling code."""
+"""Checkpoints of a running trial: atomic, checked on reading, the two newest kept, read without unpickling code.
+
+A checkpoint is what ``torch.save`` writes, a zip file, whose comment holds the SHA-256 of all before the comment: torch
+itself does not notice a changed byte in a tensor.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 import shutil
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,8 +18,9 @@ from typing import Any
 import torch
 
 from sdbench.bounded import open_plain
-from sdbench.store import replacing
-from sdbench.vetting import Unfit, bytes_in, vet, vet_parts, vet_values
+from sdbench.store import replacing, sha256
+from sdbench.trial_folder import make_way_for
+from sdbench.vetting import COMMENT, MARK, Unfit, bytes_in, vet, vet_parts, vet_values
 
 KEEP = 2
 
@@ -25,12 +32,26 @@ UNREADABLE = (
 )  # fmt: skip
 """What torch raises where an archive was cut or changed; its reader takes much on trust."""
 
+_END = b"PK\x05\x06"
+"""How a zip file's last record begins, 22 bytes long without a comment; its last two are the comment's length."""
+
 
 def save(folder: Path, epoch: int, state: dict[str, Any]) -> None:
     """Write the state before epoch ``epoch`` durably, then drop all but the newest checkpoints."""
-    with replacing(folder / f"epoch-{epoch:06d}.pt") as temporary:
+    path = folder / f"epoch-{epoch:06d}.pt"
+    make_way_for(path)
+    with replacing(path) as temporary:
         torch.save(state, temporary)
-    for old in _newest_first(folder)[KEEP:]:
+        _seal(temporary)
+    for later in _newest_first(folder):
+        if later.name > path.name:  # damaged, or of a run that was not gone on from
+            later.unlink(missing_ok=True)
+    make_room(folder, KEEP)
+
+
+def make_room(folder: Path, keep: int = 1) -> None:
+    """Delete all but the ``keep`` newest checkpoints."""
+    for old in _newest_first(folder)[keep:]:
         old.unlink(missing_ok=True)
 
 
@@ -62,6 +83,8 @@ def load(folder: Path, limit: int = MOST_BYTES, progress: object = None) -> dict
 def _read(path: Path, limit: int, progress: object) -> dict[str, Any]:
     if path.is_symlink():
         raise Unfit("a link, which is not followed")
+    if not _is_sound(path):
+        raise Unfit("its checksum does not match")
     with open_plain(path) as file:
         vet(file, limit)
         file.seek(0)
@@ -84,5 +107,33 @@ def remove(folder: Path) -> None:
 def _newest_first(folder: Path) -> list[Path]:
     if folder.is_symlink():
         return []
-    found = [p for p in folder.glob("epoch-*.pt") if re.fullmatch(r"epoch-\d{6}\.pt", p.name)]
+    found = [p for p in folder.glob("epoch-*.pt") if re.fullmatch(r"epoch-\d{6}\.pt", p.name) and p.is_file()]
     return sorted(found, reverse=True)
+
+
+def _seal(path: Path) -> None:
+    """Append the digest of a zip file without comment as its comment; any reader of zip files skips it."""
+    digest = sha256(path).encode()
+    with path.open("rb+") as file:
+        file.seek(-22, 2)
+        end = file.read()
+        if end.startswith(_END) and end.endswith(b"\0\0"):
+            file.seek(-2, 2)
+            file.write(struct.pack("<H", COMMENT) + MARK + digest)
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether a checkpoint's bytes are those that were written; True for one of an earlier version, without digest."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 22 - COMMENT))
+        end = file.read()
+        if not (end.startswith(_END) and end[22:].startswith(MARK)):
+            return True
+        state, left = hashlib.sha256(), size - 2 - COMMENT
+        file.seek(0)
+        while left > 0 and (block := file.read(min(left, 2**20))):
+            state.update(block)
+            left -= len(block)
+        state.update(b"\0\0")
+    return end.endswith(state.hexdigest().encode())

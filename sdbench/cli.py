@@ -1,18 +1,19 @@
 """The command line: parse, call, print. Nothing heavy is imported before a command needs it.
 
 stdout carries the answer, stderr progress and messages. Exit codes: 0 all ok, 1 some trials or
-checks failed or a record is damaged, 2 bad input, 3 the machine lacks something, 130 / 143
-interrupted by Ctrl-C / SIGTERM after everything was kept.
+checks failed or a record is damaged, 2 bad input, 3 the machine lacks something, 4 records are
+invalid or a condition of --fail-if holds, 130 / 143 interrupted by Ctrl-C / SIGTERM after everything was kept.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any
 
 import typer
 
-from sdbench import cli_care, cli_cost, cli_evidence
+from sdbench import cli_care, cli_cost, cli_evidence, cli_tune
 from sdbench.cli_options import (
     Datasets,
     Json,
@@ -25,6 +26,7 @@ from sdbench.cli_options import (
     Text,
     answers,
     given,
+    open_streams,
     show_answer,
 )
 from sdbench.terminal import say
@@ -36,6 +38,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+
+NOT_IN_FILES = ("config", "dry_run", "show_config", "progress", "verbose", "color", "quiet", "as_json")
+"""Options of ``run`` that are no part of a configuration: what is asked for now, and how it is shown."""
 
 ISO_COST = "also ce for as many epochs as each method costs by its profile: what longer training alone would give"
 SCALING = "hold out a tenth of the training images for every method; NLL, ECE before and after scaling by them"
@@ -67,9 +72,11 @@ def run(
     num_seeds: Annotated[Text, typer.Option(help="seeds 0 to N-1")] = None,
     protocol: Annotated[Text, typer.Option(help="fixed, holdout or demo; see: sdbench list protocols")] = None,
     epochs: Annotated[Text, typer.Option(help="instead of the protocol's")] = None,
+    limit_steps: Annotated[Text, typer.Option(help="smoke test: one epoch (--epochs) of N steps, never ranked")] = None,
     batch_size: Annotated[Text, typer.Option("--batch-size", "-b", help="labelled images per step")] = None,
     lr: Annotated[Text, typer.Option(help="peak learning rate")] = None,
     weight_decay: Annotated[Text, typer.Option(help="on every parameter")] = None,
+    augment: Annotated[Text, typer.Option(help="basic, cutout or trivialaugment: beyond crops and flips")] = None,
     precision: Annotated[Text, typer.Option(help="bf16 (autocast) or fp32")] = None,
     threads: Annotated[Text, typer.Option(help="CPU threads per trial")] = None,
     image_size: Annotated[Text, typer.Option(help="side in pixels, where the data set offers more than one")] = None,
@@ -80,6 +87,7 @@ def run(
     device: Annotated[Text, typer.Option(help="auto, cpu or cuda")] = None,
     gpus: Annotated[Text, typer.Option(help="GPUs to use: all or a number")] = None,
     per_gpu: Annotated[Text, typer.Option(help="trials per GPU at once; above 1 timings do not count")] = None,
+    gpus_per_trial: Annotated[Text, typer.Option(help="GPUs, or processes, that share each batch of a trial")] = None,
     cpus: Annotated[Text, typer.Option(help="CPUs to use")] = None,
     cpus_per_trial: Annotated[Text, typer.Option(help="CPUs that a trial occupies")] = None,
     jobs: Annotated[Text, typer.Option("--jobs", "-j", help="trials at once, at most")] = None,
@@ -102,6 +110,9 @@ def run(
     config: Annotated[Text, typer.Option("--config", "-C", help="TOML file with these options as keys")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="say what would run, and stop")] = False,
     show_config: Annotated[bool, typer.Option("--show-config", help="every value and its origin, and stop")] = False,
+    progress: Annotated[str, typer.Option(help="auto, rich (live table), plain (lines) or none")] = "auto",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="a line for every epoch")] = False,
+    color: Annotated[bool, typer.Option("--color/--no-color", help="in the live table; also NO_COLOR")] = True,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -109,15 +120,17 @@ def run(
 
     Without arguments: the six core methods on the embedded data set glyphs, two seeds.
     """
-    flags = given(dict(locals()), "config", "dry_run", "show_config", "quiet", "as_json")
+    flags = given(dict(locals()), *NOT_IN_FILES)
     _switches(flags, True, "baseline", "weights", "logits")
     _switches(flags, False, "iso_cost", "keep_checkpoints", "temperature_scaling")
     with answers():
         from sdbench import commands
+        from sdbench.progress import Shown
 
         code = commands.run(
-            flags, config, sys.argv[1:], dry_run=dry_run, show_config=show_config, quiet=quiet, as_json=as_json
-        )
+            flags, config, sys.argv[1:], dry_run=dry_run, show_config=show_config, quiet=quiet,
+            shown=Shown(progress, verbose, color), as_json=as_json,
+        )  # fmt: skip
     raise typer.Exit(code)
 
 
@@ -220,10 +233,16 @@ def show(
 
 
 app.command("plan")(cli_care.planning(run))
-for _part in (cli_care.part, cli_cost.part, cli_evidence.part):
+for _part in (cli_care.part, cli_cost.part, cli_evidence.part, cli_tune.part):
     app.registered_commands += _part.registered_commands
 
 
 def main() -> None:
     """Entry point of the command ``sdbench``."""
-    app()
+    open_streams()
+    command = typer.main.get_command(app)
+    if "_SDBENCH_COMPLETE" in os.environ:
+        from sdbench import completion
+
+        completion.attach(command.commands)  # type: ignore[attr-defined]
+    command()

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdbench.cli_options import Json, Many, Text, answers
+from sdbench.cli_options import Datasets, Json, Many, Methods, Models, Plugins, Results, Text, answers
 from sdbench.terminal import say
+
+if TYPE_CHECKING:
+    from sdbench.housekeeping_records import Sweep
 
 part = typer.Typer()
 
-LEFT_OUT = {"dry_run", "quiet"}
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="say what would go, and stop")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
+
+LEFT_OUT = {"dry_run", "quiet", "progress", "verbose", "color"}
 """Options of ``run`` that mean nothing to ``plan``."""
 
 
@@ -47,3 +54,129 @@ def prepare(
             say(json.dumps([each.model_dump() for each in ready], indent=1))
         else:
             say("\n".join(each.text for each in ready))
+
+
+@part.command()
+def gc(
+    stale: Annotated[bool, typer.Option("--stale", help="also trials that one of today's source superseded")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    plugin: Plugins = None,
+    results: Results = None,
+    as_json: Json = False,
+) -> None:
+    """Remove checkpoints of finished trials and leftovers of kills; move damaged records to quarantine/."""
+    with answers():
+        from sdbench import upkeep
+
+        _swept(upkeep.gc(results or "results", stale=stale, plugins=plugin or []), dry_run, yes, as_json)
+
+
+@part.command()
+def rm(
+    trials: Annotated[Many, typer.Argument(help="ids, or beginnings of four digits and more")] = None,
+    methods: Methods = None,
+    dataset: Datasets = None,
+    model: Models = None,
+    protocol: Annotated[Text, typer.Option(help="only this protocol")] = None,
+    status: Annotated[Many, typer.Option(help="ok, failed, oom, nan, timeout or interrupted")] = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    results: Results = None,
+    as_json: Json = False,
+) -> None:
+    """Remove trials, by id or by what they are. Those that a process works on, and teachers, stay."""
+    with answers():
+        from sdbench import boards, upkeep
+
+        chosen = boards.Filter.read(methods, dataset, model, protocol)
+
+        _swept(upkeep.rm(results or "results", trials or [], chosen, status or []), dry_run, yes, as_json)
+
+
+@part.command()
+def rescore(
+    trials: Annotated[Many, typer.Argument(help="ids, or beginnings of four digits and more (all)")] = None,
+    methods: Methods = None,
+    dataset: Datasets = None,
+    model: Models = None,
+    protocol: Annotated[Text, typer.Option(help="only this protocol")] = None,
+    write: Annotated[bool, typer.Option("--write", help="renew records whose metrics are others")] = False,
+    results: Results = None,
+    as_json: Json = False,
+) -> None:
+    """Metrics once more from the kept logits, no training: do records agree? Exit 1 where one does not."""
+    with answers():
+        from sdbench import boards, upkeep
+
+        chosen = boards.Filter.read(methods, dataset, model, protocol)
+        found = upkeep.rescore(results or "results", trials or [], chosen, write=write)
+        say(found.model_dump_json(indent=1) if as_json else found.text)
+    raise typer.Exit(0 if found.agrees else 1)
+
+
+@part.command()
+def export(
+    trials: Annotated[Many, typer.Argument(help="ids, or beginnings of four digits and more (all)")] = None,
+    output: Annotated[Text, typer.Option("--output", help="a .zip file (trials.zip)")] = None,
+    methods: Methods = None,
+    dataset: Datasets = None,
+    model: Models = None,
+    protocol: Annotated[Text, typer.Option(help="only this protocol")] = None,
+    results: Results = None,
+    as_json: Json = False,
+) -> None:
+    """Records and curves of trials in one zip file, without tensors, for others to merge."""
+    with answers():
+        from sdbench import boards, upkeep
+
+        chosen = boards.Filter.read(methods, dataset, model, protocol)
+        found = upkeep.export(results or "results", trials or [], chosen, output)
+        say(found.model_dump_json(indent=1) if as_json else found.text)
+
+
+@part.command()
+def init(
+    context: typer.Context, file: Annotated[Text, typer.Argument(help="the file to write (sdbench.toml)")] = None
+) -> None:
+    """Write a configuration file with every option of `run`, commented."""
+    with answers():
+        from sdbench import starting
+
+        options = context.find_root().command.commands["run"].params  # type: ignore[attr-defined]
+        path = starting.init(file, {str(option.name).rstrip("_"): option.help or "" for option in options})
+        say(f"wrote {path}; next: sdbench plan --config {path}")
+
+
+@part.command("new-method")
+def new_method(
+    name: Annotated[str, typer.Argument(help="what the method is called on the command line")],
+    kind: Annotated[str, typer.Option(help="criterion, state (a memory), views (two passes) or mix")] = "criterion",
+    directory: Annotated[str, typer.Option(help="folder of the method's file")] = ".",
+    tests: Annotated[str, typer.Option(help="folder of its test")] = ".",
+    as_json: Json = False,
+) -> None:
+    """Write a method that works as it is, and the test of its formula, to be made yours."""
+    with answers():
+        from pathlib import Path
+
+        from sdbench import scaffold
+
+        written = scaffold.write(name, kind, Path(directory), Path(tests))
+        say(written.model_dump_json(indent=1) if as_json else written.text)
+
+
+def _swept(found: Sweep, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Tell what goes, ask, remove it, and tell what went."""
+    from sdbench.housekeeping_removal import carry_out
+    from sdbench.upkeep import agreed
+
+    if not as_json:
+        say(found.text)
+    asked = (lambda question: typer.confirm(question, err=True)) if sys.stdin.isatty() and not as_json else None
+    if agreed(found, yes=yes, dry_run=dry_run, ask=asked):
+        known, found = found.left, carry_out(found)
+        if not as_json:
+            say("\n".join([*(f"left alone: {line}" for line in found.left if line not in known), found.counted]))
+    if as_json:
+        say(found.model_dump_json(indent=1))

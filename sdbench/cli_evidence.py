@@ -116,7 +116,7 @@ def merge(
 
 
 @part.command()
-def schema(kind: Annotated[str, typer.Argument(help="trial or profile")] = "trial") -> None:
+def schema(kind: Annotated[str, typer.Argument(help="trial, profile or study")] = "trial") -> None:
     """The JSON Schema of a record, as installed with sdbench."""
     with answers():
         from sdbench import schemas

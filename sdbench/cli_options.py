@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
@@ -22,9 +26,37 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 
 
+OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+def open_streams() -> None:
+    """Where the caller closed standard input, output or error, put /dev/null: no other file may get their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("r" if number == 0 else "w"))  # noqa: SIM115  as long as Python
+
+
+def _drop_output() -> None:
+    """For what Python still flushes when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """Printing that may go unread, as by ``| head -1``, without a word; what comes after it is still done."""
+    try:
+        yield
+    except BrokenPipeError:
+        _drop_output()
+
+
 @contextmanager
 def answers() -> Iterator[None]:
-    """Turn errors for people into messages and exit codes."""
+    """Turn errors for people into messages and exit codes. An answer that nobody reads to its end is all right."""
     from sdbench.errors import EnvironmentProblem, UserError
 
     try:
@@ -34,7 +66,14 @@ def answers() -> Iterator[None]:
             say(f"error: {problem}", err=True)
         raise typer.Exit(3 if isinstance(error, EnvironmentProblem) else 2) from None
     except BrokenPipeError:
+        _drop_output()
         raise typer.Exit(0) from None
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        typer.echo(f"error: cannot write{where}: {error.strerror}; make room or give another folder", err=True)
+        raise typer.Exit(3) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdbench import boards, configuration, registry
-from sdbench.errors import UserError
+from sdbench.cli_options import unread
+from sdbench.errors import UserError, unknown
 from sdbench.plan import Plan
 from sdbench.preview import preview_of
+from sdbench.progress import AUTOMATIC, STYLES, Shown
 from sdbench.run import Outcome, execute, summary
 from sdbench.selectors import select, split_list
 from sdbench.store import Store
@@ -29,9 +31,12 @@ def run(
     dry_run: bool = False,
     show_config: bool = False,
     quiet: bool = False,
+    shown: Shown = AUTOMATIC,
     as_json: bool = False,
 ) -> int:
     """Plan, train what is missing, write and print the board of what was asked for."""
+    if shown.style not in STYLES:
+        raise UserError(f"--progress: {unknown('style', shown.style, STYLES)}")
     plan, settings = configuration.resolved(flags, Path(config) if config else None, os.environ, command)
     if show_config:
         say(configuration.text(settings, as_json))
@@ -39,18 +44,24 @@ def run(
     if dry_run:
         say(preview(plan, as_json))
         return 0
-    outcome, written = carry_out(plan, quiet=quiet)
+    outcome, written = carry_out(plan, quiet=quiet, shown=shown)
     board = boards.text_of(outcome.results, plan.baseline, "json" if as_json else "text", Path(plan.results))
-    say(board, nl=False)
+    with unread():
+        say(board, nl=False)
     for line in summary(plan, outcome, written):
         say(line, err=True)
     return outcome.exit_code
 
 
-def carry_out(plan: Plan, *, quiet: bool) -> tuple[Outcome, Path]:
-    """Run what is missing and write the boards; returns every trial's record, and the board to look at."""
-    outcome = execute(plan, quiet=quiet)
-    return outcome, boards.write(Store(Path(plan.results)))
+def carry_out(plan: Plan, *, quiet: bool, shown: Shown = AUTOMATIC) -> tuple[Outcome, Path | None]:
+    """Run what is missing and write the boards; returns every trial's record, and the board to look at, None where
+    none could be written, of which the outcome tells."""
+    outcome = execute(plan, quiet=quiet, shown=shown)
+    try:
+        return outcome, boards.write(Store(Path(plan.results)))
+    except OSError as error:
+        outcome.problem = f"boards not written: {error.strerror or error}"
+        return outcome, None
 
 
 def preview(plan: Plan, as_json: bool) -> str:

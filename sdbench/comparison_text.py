@@ -27,6 +27,7 @@ from sdbench.leaderboard_cells import (
     title,
 )
 from sdbench.leaderboard_formats import TEXT_WIDTH, drawn_table
+from sdbench.leaderboard_tuning import budget_line
 from sdbench.statistics import MeanStd
 
 FORMATS = ("text", "md", "json")
@@ -119,7 +120,8 @@ def _cells(
 def _about(comparison: Comparison, table: ComparedTable) -> list[str]:
     metric = METRICS[comparison.metric]
     shown = f"{metric.title} {_value(table.reference_value, metric)}"
-    return [f"Reference: {table.reference}, {shown}", recipe_line(table), *hardware_lines(table.hardware)]
+    budget = [budget_line(table.budget)] if table.budget else []
+    return [f"Reference: {table.reference}, {shown}", recipe_line(table), *budget, *hardware_lines(table.hardware)]
 
 
 def _legend(comparison: Comparison) -> list[str]:

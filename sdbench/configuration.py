@@ -76,6 +76,8 @@ def _options(request: Request, plan: Plan, given: Mapping[str, str]) -> Iterator
         typed = ",".join(own) if isinstance(own, tuple) else own
         value = known.get(name) or typed or DEFAULTS.get(name) or UNSET
         origin = given.get(name) or next((given[n] for n, other in ALIKE.items() if other == name and n in given), "")
+        if name == "epochs" and not origin and "limit_steps" in given:
+            origin = f"{given['limit_steps']} (limit_steps)"
         if not origin:
             origin = f"protocol {spec.protocol}" if name in BY_PROTOCOL else "default"
         yield Setting(name=name, value=value, origin=origin)
@@ -85,7 +87,8 @@ def _in_force(plan: Plan, spec: TrialSpec) -> dict[str, str]:
     """What options came to, by the plan."""
     options, recipe = plan.options, spec.recipe.model_dump(mode="json")
     found = {name: _text(value) for name, value in recipe.items() if name in Request.model_fields}
-    found |= {name: _text(getattr(options, name)) for name in ("device", "workers", "compile", "eval_every")}
+    found |= {name: _text(getattr(options, name)) for name in ("device", "state", "compile", "eval_every")}
+    found["workers"] = "auto" if options.workers is None else str(options.workers)
     seeds = sorted({trial.spec.seed for trial in plan.trials})
     return found | {
         "dataset": ",".join(dict.fromkeys(trial.spec.dataset for trial in plan.trials)),

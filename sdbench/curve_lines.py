@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdbench.bounded import read_plain
+from sdbench.durable import write_atomic
 
 MAX_CURVE_BYTES, MAX_CURVE_LINES, MAX_LINE_BYTES, MAX_CURVE_TEXT = 32 * 2**20, 100_001, 2**16, 1000
 """Of a curve: a recipe has at most 100,000 epochs, a line of each some hundred bytes."""
@@ -50,3 +51,8 @@ def _flat(values: dict[str, Any], inner: bool = False) -> bool:
 
 def _no_number(text: str) -> None:
     raise ValueError(f"{text} is no number of JSON")
+
+
+def write_curve(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Replace a whole curve, as resume does when it cuts back to the checkpoint."""
+    write_atomic(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))

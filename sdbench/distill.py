@@ -59,7 +59,7 @@ def run(
     return render(table, as_json), summary(found.plan, outcome, written), outcome.exit_code
 
 
-def teach(found: Distillation, *, quiet: bool) -> tuple[DistillTable, Outcome, Path]:
+def teach(found: Distillation, *, quiet: bool) -> tuple[DistillTable, Outcome, Path | None]:
     """Train the students that are missing and write the boards: the table, every trial's record, the board to see."""
     outcome, written = carry_out(found.plan, quiet=quiet)
     return build(found.lessons, found.alone, outcome.results, found.plan.baseline), outcome, written
@@ -135,6 +135,7 @@ def _students(request: Request, teachers: Sequence[Teacher], student: str | None
         "batch_size": str(recipe.batch_size),
         "lr": repr(recipe.lr),
         "weight_decay": repr(recipe.weight_decay),
+        "augment": recipe.policy,
         "precision": spec.precision,
         "threads": str(spec.threads),
         "image_size": None if spec.image_size is None else str(spec.image_size),

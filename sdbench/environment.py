@@ -101,12 +101,12 @@ def public_command(arguments: list[str]) -> tuple[str, ...]:
     )
 
 
-def choose_device(wanted: str) -> torch.device:
-    """The torch device for "auto", "cpu" or "cuda"; "auto" takes a GPU where there is one."""
+def choose_device(wanted: str, index: int = 0) -> torch.device:
+    """The torch device for "auto", "cpu" or "cuda"; "auto" takes a GPU where there is one. index: which GPU."""
     import torch
 
     if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):
-        return torch.device("cuda", 0)
+        return torch.device("cuda", index)
     return torch.device("cpu")
 
 
@@ -222,6 +222,15 @@ def driver_memory_bytes(device: torch.device, known: Iterable[int] = ()) -> int 
     before = set(known)
     ours = [u for u in users if u.pid == os.getpid()] or [u for u in users if u.pid not in before]
     return int(ours[0].usedGpuMemory) if len(ours) == 1 and ours[0].usedGpuMemory else None
+
+
+def peak_memory(device: torch.device) -> tuple[int, int]:
+    """Bytes at most so far: of live tensors and reserved, on a GPU; on the CPU of the resident set, and 0."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    return peak_resident_bytes(), 0
 
 
 def peak_resident_bytes() -> int:

@@ -20,6 +20,9 @@ PREFIXES = {
     "time_ratio": "time_ratio_",
     "memory": "memory_",
     "split": "memory_split_",
+    "tuning": "tuning_",
+    "tuned": "tuned_",
+    "budget": "tuning_",
 }
 """What stands before the columns of a part, where others have fields of the same name."""
 
@@ -40,7 +43,7 @@ def fields_of(kind: type[Record]) -> dict[str, tuple[str, Any]]:
         elif isinstance(own, type) and issubclass(own, Record):
             found[name] = ("record", own)
         else:
-            found[name] = ("plain", TIME if name in TIMES else PLAIN.get(own, TEXT))
+            found[name] = ("plain", TIME if name in TIMES and own is str else PLAIN.get(own, TEXT))
     return found
 
 

@@ -9,9 +9,9 @@ from functools import cache
 from sdbench.comparison_records import Compared, Comparison
 from sdbench.cost.records import Ratio
 from sdbench.distill_table import DistillTable, StudentRow
-from sdbench.frames_columns import FLOAT, INT, SWITCH, TEXT, Cells, Types, cells_of, types_of
+from sdbench.frames_columns import FLOAT, INT, PREFIXES, SWITCH, TEXT, Cells, Types, cells_of, types_of
 from sdbench.leaderboard_records import STATUSES, Board, CostRatio, Ground, Row
-from sdbench.spec import Metrics, Scaled
+from sdbench.spec import Metrics, Scaled, Tuned
 from sdbench.statistics import MeanStd, PairedDifference
 
 STEP_TIME = {f"step_time{end}": FLOAT for end in ("", "_low", "_high")}
@@ -52,7 +52,8 @@ def board_types() -> Types:
     sizes = {"forward_per_image": FLOAT, "auxiliary_parameters": INT, "state_bytes": INT, "pareto": SWITCH}
     step = {**STEP_TIME, "step_verdict": TEXT, "step_predicted": FLOAT, "step_memory": FLOAT, "profile_id": TEXT}
     trials = {f"trials_{status}": INT for status in STATUSES}
-    return {**types_of(Ground), **own, **metrics, **gain, **equal, **COSTS, **sizes, **step, **trials}
+    tuned = types_of(Tuned, PREFIXES["tuned"])
+    return {**types_of(Ground), **own, **metrics, **gain, **equal, **COSTS, **sizes, **step, **tuned, **trials}
 
 
 @cache
@@ -86,6 +87,9 @@ def _row_cells(row: Row) -> Cells:
     if row.step:
         cells |= {"step_predicted": row.step.predicted, "step_memory": row.step.memory}
         cells |= {"profile_id": row.step.profile_id, **_ratio_cells(row.step.time)}
+    if row.tuned:
+        cells |= dict(cells_of(row.tuned, PREFIXES["tuned"]))
+        cells |= {name: row.tuned.values.get(f"recipe.{name}") for name in ("lr", "weight_decay")}
     cells |= {f"trials_{status}": row.statuses.get(status, 0) for status in STATUSES}
     return cells | {f"param.{name}": value for name, value in row.params.items()}
 

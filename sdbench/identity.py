@@ -36,6 +36,14 @@ def method_source(name: str) -> str:
     return total.hexdigest()
 
 
+def plugin_sha256(name: str) -> str:
+    """SHA-256 of the file of a method from outside, of the first such member of ``base+mixer``; empty for others."""
+    for part in name.split("+"):
+        if registry.origin(part) != "built in":
+            return hashlib.sha256(sources(Path(inspect.getsourcefile(registry.get(part)) or ""))[0]).hexdigest()
+    return ""
+
+
 @cache
 def sources(path: Path) -> tuple[bytes, ...]:
     """The bytes of a method's file, then of all that it draws on, in order of their names."""
@@ -45,7 +53,6 @@ def sources(path: Path) -> tuple[bytes, ...]:
     return found[path], *(text for _, text in others), *_definitions({d for d in imported if d[0] in SHARED})
 
 
-@cache
 def files(path: Path) -> dict[Path, bytes]:
     """The bytes of a method's file and of the neighbouring files that it imports, directly or through others."""
     found: dict[Path, bytes] = {}

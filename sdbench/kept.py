@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sdbench.spec import Options
 from sdbench.store import EPOCH_LOGITS, replacing
+from sdbench.trial_folder import make_way_for
 
 
 def write_last(folder: Path, options: Options, weights: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
@@ -59,5 +60,6 @@ def epoch_files(folder: Path) -> dict[int, Path]:
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     kept = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in tensors.items()}
+    make_way_for(path)
     with replacing(path) as temporary:
         safetensors.torch.save_file(kept, temporary)

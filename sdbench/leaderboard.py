@@ -21,6 +21,7 @@ from sdbench.leaderboard_profiles import ProfileIndex, conditions, index_profile
 from sdbench.leaderboard_published import beside, published_notes
 from sdbench.leaderboard_ranks import Standing, standings
 from sdbench.leaderboard_records import STATUSES, Board, CostRatio, IsoCost, Row, StepCost, Table
+from sdbench.leaderboard_tuning import tuning_notes
 from sdbench.leaderboard_variants import Variant, choose_baseline, named_baseline, variants, without_duplicates
 from sdbench.published import PublishedNumber
 from sdbench.spec import Metrics, Scaled, TrialResult
@@ -82,7 +83,7 @@ def _table(results: Sequence[TrialResult], baseline: str | None, shared: _Shared
     rows.sort(key=_reading_order)
     notes = about_base + seed_notes(rows) + notes + about_steps + published_notes(rows)
     for v in found:
-        notes += trial_notes(v) + scaling_notes(v) + cost_notes(v, base)
+        notes += tuning_notes(v, common) + trial_notes(v) + scaling_notes(v) + cost_notes(v, base)
     notes += sorted(f"{r.spec.title}: {r.status}: {reason_of(r)}" for r in earlier)
     return Table(
         **dict(common),
@@ -132,6 +133,7 @@ def _row(
         pareto=place.pareto,
         iso_cost=iso_cost,
         published=published,
+        tuned=next((r.tuned for r in variant.trials.values() if r.tuned), None),
         statuses={status: statuses[status] for status in STATUSES if statuses[status]},
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sdbench.cost.records import Ratio
 from sdbench.leaderboard_records import Ground, Table
+from sdbench.leaderboard_tuning import budget_line
 from sdbench.spec import Recipe
 from sdbench.statistics import LEAST_SEEDS, PairedDifference
 
@@ -37,6 +38,8 @@ def full_title(table: Ground) -> str:
 def about(table: Table, rule: str) -> list[str]:
     """The selection rule, the whole recipe, the baseline, the hardware and who is not ranked, one sentence each."""
     lines = [f"Rule: {rule}", recipe_line(table)]
+    if table.budget is not None:
+        lines.append(budget_line(table.budget))
     if table.baseline is not None:
         lines.append(f"Baseline: {table.baseline}")
     lines += hardware_lines(table.hardware)
@@ -52,10 +55,15 @@ def recipe_line(table: Ground) -> str:
     recipe = []
     for key in Recipe.model_fields:
         value = getattr(table.recipe, key)
+        if key == "policy" and value == "basic":
+            continue
+        if table.budget is not None and key in ("lr", "weight_decay"):
+            value = "tuned"
         shown = " and ".join(map(_plain, value)) if isinstance(value, tuple) else _plain(value)
         recipe.append(f"{key.replace('_', ' ')} {shown or 'none'}")
     data = f"precision {table.precision}, split {table.split}, data {table.data_fingerprint[:12]}"
-    return f"Recipe: {', '.join(recipe)}; {data}"
+    shards = f", each batch in {table.shards} shards on a device each" if table.shards > 1 else ""
+    return f"Recipe: {', '.join(recipe)}{shards}; {data}"
 
 
 def hardware_lines(hardware: Sequence[str]) -> list[str]:

@@ -17,19 +17,21 @@ Cell = Value | None
 def csv_text(board: Board) -> str:
     """One line per row of every table, numbers in full precision (fractions, nats, ratios), empty cells
     for what is missing. Costs on a table's second kind of hardware are in columns that end with ``_2``;
-    those of steps, temperature scaling, equal cost and published numbers are there where a row has any."""
+    those of steps, temperature scaling, equal cost, published numbers and shards are there where a row has any."""
     most = max((len(table.hardware) for table in board.tables), default=0)
     rows = [(table, row) for table in board.tables for row in table.rows]
     steps = any(row.step is not None for _, row in rows)
     scaled = next((list(row.scaled) for _, row in rows if row.scaled), [])
     equal = any(row.iso_cost is not None for _, row in rows)
     published = any(row.published for _, row in rows)
+    sharded = any(table.shards > 1 for table in board.tables)
     records = [
         _csv_record(table, row, max(1, most))
         | _csv_scaled(row, scaled)
         | (_csv_step(row) if steps else {})
         | (_csv_iso_cost(row) if equal else {})
         | (_csv_published(row, table) if published else {})
+        | ({"shards": table.shards} if sharded else {})
         for table, row in rows
     ]
     out = io.StringIO()
@@ -53,6 +55,8 @@ def _csv_cell(value: Cell) -> str:
 
 def _csv_record(table: Table, row: Row, hardware: int) -> dict[str, Cell]:
     recipe = {f"recipe_{key}": _joined(getattr(table.recipe, key)) for key in Recipe.model_fields}
+    if row.tuned is not None:
+        recipe |= {f"recipe_{key}": row.tuned.values.get(f"recipe.{key}") for key in ("lr", "weight_decay")}
     record: dict[str, Cell] = {
         "dataset": table.dataset, "data_fingerprint": table.data_fingerprint, "image_size": table.image_size,
         "network": table.network, "protocol": table.protocol, "protocol_version": table.protocol_version,

@@ -31,9 +31,10 @@ def table_key(result: TrialResult, epochs: int | None = None) -> tuple[Any, ...]
     """Equal for trials that can be compared. epochs: as if the trial were one of so many epochs."""
     spec, identity = result.spec, result.identity
     size = -1 if spec.image_size is None else spec.image_size
-    whole = spec.recipe if epochs is None else spec.recipe.model_copy(update={"epochs": epochs})
+    whole = spec.common_recipe if epochs is None else spec.common_recipe.model_copy(update={"epochs": epochs})
     recipe = (whole.epochs, _text_of(whole))
-    rules = (spec.protocol, identity.protocol_version, *recipe, spec.split, spec.precision)
+    budget = canonical(spec.budget.model_dump(mode="json")) if spec.budget else ""
+    rules = (spec.protocol, identity.protocol_version, *recipe, budget, spec.split, spec.precision, spec.shards)
     return (spec.dataset, spec.network, size, *rules, identity.data_fingerprint)
 
 
@@ -50,7 +51,9 @@ def ground(results: Sequence[TrialResult], num_classes: int | None) -> Ground:
         protocol_version=identity.protocol_version,
         split=spec.split,
         precision=spec.precision,
-        recipe=spec.recipe,
+        recipe=spec.common_recipe,
+        budget=spec.budget,
+        shards=spec.shards,
     )
 
 

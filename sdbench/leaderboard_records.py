@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, get_args
 
 from sdbench.cost.records import Ratio
 from sdbench.published import PublishedNumber
-from sdbench.spec import Recipe, Record, Status, Value
+from sdbench.spec import Budget, Recipe, Record, Status, Tuned, Value
 from sdbench.statistics import LEAST_SEEDS, MeanStd, PairedDifference
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ class Row(Record):
     where either is not known. costs: one per entry of ``Table.hardware``. forward_per_image: images forwarded per
     labelled image, earlier generations included, mean over seeds. auxiliary_parameters, state_bytes: the largest
     over seeds. step: None where no profile fits. iso_cost: None where the store has no such baseline. published: what
-    others print for the method (``leaderboard_published``), where it was asked for. statuses: trials per status, over
+    others print for the method (``leaderboard_published``), where it was asked for. tuned: what its search found,
+    where values were searched for. statuses: trials per status, over
     all seeds.
     """
 
@@ -91,6 +92,7 @@ class Row(Record):
     pareto: bool | None = None
     iso_cost: IsoCost | None = None
     published: tuple[PublishedNumber, ...] = ()
+    tuned: Tuned | None = None
     statuses: dict[str, int]
 
     @property
@@ -101,7 +103,9 @@ class Row(Record):
 
 
 class Ground(Record):
-    """What trials have in common that can be compared. num_classes: None where nobody knows."""
+    """What trials have in common that can be compared. num_classes: None where nobody knows. budget: of the search
+    that chose each method's values, under protocol ``tuned``; the recipe is then that of the default point. shards: of
+    a batch."""
 
     dataset: str
     data_fingerprint: str
@@ -113,6 +117,8 @@ class Ground(Record):
     split: str
     precision: str
     recipe: Recipe
+    budget: Budget | None = None
+    shards: int = 1
 
 
 class Table(Ground):

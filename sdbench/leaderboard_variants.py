@@ -34,12 +34,21 @@ class Variant:
 
 
 def without_duplicates(results: Iterable[TrialResult]) -> tuple[dict[str, TrialResult], list[str]]:
-    """Results by trial id, the newest complete one where there are several, and a note that says so."""
+    """Results by trial id, the newest complete one where there are several, and notes that say so. Left out, with a
+    note: smoke trials, whose epochs were cut short, and search trials."""
     found: dict[str, list[TrialResult]] = defaultdict(list)
+    smoke, searched = set(), set()
     for result in results:
-        found[result.trial_id].append(result)
+        if result.spec.limit_steps is not None:
+            smoke.add(result.trial_id)
+        elif result.spec.search:
+            searched.add(result.trial_id)
+        else:
+            found[result.trial_id].append(result)
     repeated = sorted(trial_id for trial_id, records in found.items() if len(records) > 1)
-    notes = []
+    notes = [f"{len(smoke)} smoke trial(s) left out, whose epochs were cut short (--limit-steps)"] if smoke else []
+    if searched:
+        notes.append(f"{len(searched)} search trial(s) of tuning left out, which no board compares")
     if repeated:
         listed = ", ".join(repeated[:10]) + (f" and {len(repeated) - 10} more" if len(repeated) > 10 else "")
         notes.append(f"trials with more than one record, of which the newest complete one counts: {listed}")
@@ -53,11 +62,11 @@ def newest_complete(result: TrialResult) -> tuple[bool, bool, str, str]:
     return result.status == "ok", settled, result.provenance.finished, result.model_dump_json()
 
 
-_Key = tuple[str, str, str]
+_Key = tuple[str, str, str, str]
 
 
 def variants(results: Sequence[TrialResult], by_id: Mapping[str, TrialResult]) -> tuple[list[Variant], list[str]]:
-    """Trials by method, parameters and source of the method, in a fixed order, and notes.
+    """Trials by method, parameters, source of the method and tuning study, in a fixed order, and notes.
 
     A seed counts once, in its newest complete trial: two trials of one variant and seed differ in
     threads or in whom they learned from (an earlier generation, a named teacher), and are no two seeds.
@@ -65,7 +74,8 @@ def variants(results: Sequence[TrialResult], by_id: Mapping[str, TrialResult]) -
     found: dict[_Key, dict[int, TrialResult]] = defaultdict(dict)
     again: dict[_Key, set[int]] = defaultdict(set)
     for result in results:
-        key = (result.spec.method, canonical(result.spec.params), result.identity.method_source)
+        study = result.spec.tuning.study if result.spec.tuning else ""
+        key = (result.spec.method, canonical(result.spec.params), result.identity.method_source, study)
         other = found[key].get(result.spec.seed)
         if other is not None:
             again[key].add(result.spec.seed)
@@ -98,10 +108,11 @@ def _labels(found: Mapping[_Key, Mapping[int, TrialResult]]) -> dict[_Key, str]:
         params = {key: next(iter(found[key].values())).spec.params for key in keys}
         names = sorted({name for own in params.values() for name in own})
         differing = [n for n in names if len({canonical(own.get(n)) for own in params.values()}) > 1]
-        sources = len({source for _, _, source in keys}) > 1
+        sources, studies = (len({key[place] for key in keys}) > 1 for place in (2, 3))
         for key in keys:
             parts = [f"{n}={_text(params[key][n])}" for n in differing if n in params[key]]
             parts += [f"source={key[2][:8]}"] if sources else []
+            parts += [f"study={key[3][:8]}"] if studies else []
             labels[key] = f"{method}[{','.join(parts)}]" if parts else method
     return labels
 

@@ -19,6 +19,7 @@ from sdbench.cost.records import PROFILE_SCHEMA_VERSION, ProfileResult
 from sdbench.errors import EnvironmentProblem
 from sdbench.spec import SCHEMA_VERSION, TrialResult
 from sdbench.store import EPOCH_LOGITS, DamagedRecord, Store, read_sealed, sync_folder
+from sdbench.trial_folder import STATE
 from sdbench.validation_files import PROFILE, STARTED, TREES, TRIAL, Found
 from sdbench.validation_profile import expected_ids
 from sdbench.validation_trial import expected_id, safe_sibling
@@ -32,7 +33,7 @@ MAX_NAME = 200
 """Characters of a name that becomes a folder."""
 
 BESIDE = ("log.txt",)
-UNSEALED = ("curve.jsonl", "checkpoint", EPOCH_LOGITS)
+UNSEALED = ("curve.jsonl", "checkpoint", STATE, EPOCH_LOGITS)
 """What an interrupted trial goes on from; its record seals none of it."""
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -180,7 +181,7 @@ def _unsealed(standing: Standing) -> list[str]:
     if standing.name == PROFILE:
         return []
     names = list(BESIDE)
-    for name in UNSEALED if standing.rank == 0 else ("checkpoint",):
+    for name in UNSEALED if standing.rank == 0 else ("checkpoint", STATE):
         path = standing.folder / name
         if path.is_dir() and not path.is_symlink():
             try:

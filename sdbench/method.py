@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 Terms = dict[str, Tensor]
 """Named 0-d loss terms, already weighted; the harness adds all of them."""
+
+Joining = Literal["same", "sum", "rows", "own"]
+"""How a buffer of a trial on several devices comes together: see ``sdbench.joining``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,12 @@ class Method(nn.Module):
     """True: part of the training set is held out and ``after_validation`` sees its logits."""
     refuses_mixing: str = ""
     """Why this method's criterion cannot be blended over mixed images; empty where it can."""
+    couples_samples: str = ""
+    """Why a batch cannot be split into shards whose losses are averaged; empty where it can. Mixing need not say so."""
+    summed_terms: tuple[str, ...] = ()
+    """Terms that are sums over the batch, where the others are means."""
+    joins: Mapping[str, Joining] = {}
+    """How each buffer joins across the shards of a batch (``--gpus-per-trial``); running statistics need no word."""
     baseline: ClassVar[bool] = False
     core: ClassVar[bool] = False
 

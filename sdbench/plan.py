@@ -10,16 +10,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sdbench import data, registry, zoo
+from sdbench import data, registry, shards, zoo
 from sdbench.budget import Budget, budget_for
 from sdbench.engine import Resources, ray_tune
-from sdbench.environment import choose_device, public_command
 from sdbench.errors import EnvironmentProblem, UserError, unknown
 from sdbench.iso_cost import iso_cost_cells
-from sdbench.protocol import PROTOCOLS, Cell, Protocol, baselines, expand
+from sdbench.plan_options import options_of, resources_of
+from sdbench.protocol import PROTOCOLS, TUNED, Cell, Protocol, baselines, expand
 from sdbench.request import Problems, Request
-from sdbench.selectors import parse_duration, parse_seeds
-from sdbench.spec import Options, Recipe, Record, Trial, Value
+from sdbench.selectors import parse_seeds
+from sdbench.spec import POLICIES, Options, Recipe, Record, Trial, Value
 from sdbench.store import Store
 from sdbench.variants import choose_variants
 
@@ -56,21 +56,23 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     precision = problems.choice("precision", request.precision, ("bf16", "fp32"), "bf16")
     threads = problems.number("threads", request.threads, int, 1, 1024) or 1
     variants = choose_variants(request.methods or registry.core_names(), _dataset_names(request, problems), problems)
-    options = _options(request, protocol, problems, command)
-    resources = _resources(request, problems)
+    options = options_of(request, protocol, problems, command)
+    resources = resources_of(request, problems)
     engine = problems.choice("engine", request.engine, ("auto", "ray", "local"), "auto")
     rerun = problems.choice("rerun", request.rerun, ("none", "failed", "stale", "all"), "none")
     baseline = problems.choice("baseline", request.baseline, ("true", "false"), "true") == "true"
+    limit_steps = problems.number("limit_steps", request.limit_steps, int, 1, 2**31)
     iso_cost = problems.choice("iso-cost", request.iso_cost, ("true", "false"), "false") == "true"
     budget = problems.attempt(lambda: budget_for(request.budget, options.device, elsewhere=bool(request.address)))
     results = Path(request.results or "results").expanduser().absolute()
     problems.attempt(Store(results).prepare)
     datasets = _datasets(request, problems)  # last: it may download, which only a sound request is worth
     recipes = _recipes(protocol, datasets, overrides, problems)
+    shards.judge(resources.gpus_per_trial, variants, recipes, problems)
     if problems.found or networks is None:
-        raise UserError(list(dict.fromkeys(problems.found)))
+        raise problems.raised()
     cells = [
-        _cell(facts, network, name, params, recipes[facts.name], precision, threads)
+        _cell(facts, network, name, params, recipes[facts.name], precision, threads, resources.gpus_per_trial)
         for facts in datasets
         for network in networks
         for name, params in variants[facts.name]
@@ -79,6 +81,8 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
         raise UserError(
             f"{len(cells)} settings with {len(seeds)} seeds each: more than {MAX_TRIALS} trials; ask for fewer"
         )
+    if limit_steps:
+        cells = [cell.model_copy(update={"limit_steps": limit_steps}) for cell in cells]
     trials = expand(cells, protocol, seeds, baseline=baseline)
     if iso_cost:
         trials += _longer_baselines(cells, datasets, protocol, overrides, results, options.device, seeds)
@@ -102,6 +106,7 @@ def _cell(
     recipe: Recipe,
     precision: str,
     threads: int,
+    shards: int,
 ) -> Cell:
     return Cell(
         method=method,
@@ -113,6 +118,7 @@ def _cell(
         recipe=recipe,
         precision=precision,
         threads=threads,
+        shards=shards,
     )
 
 
@@ -141,6 +147,8 @@ def _protocol(request: Request, problems: Problems) -> Protocol:
     if name not in PROTOCOLS:
         problems.found.append(unknown("protocol", name, PROTOCOLS))
         name = default
+    if name == TUNED:
+        problems.found.append("--protocol tuned: its values have to be searched for first; `sdbench tune` does both")
     scale = problems.choice("temperature-scaling", request.temperature_scaling, ("true", "false"), "false")
     return PROTOCOLS[name].holding_out() if scale == "true" else PROTOCOLS[name]
 
@@ -151,7 +159,10 @@ def _overrides(request: Request, problems: Problems) -> dict[str, object]:
         "batch_size": problems.number("batch_size", request.batch_size, int, 2, 1_000_000),
         "lr": problems.number("lr", request.lr, float, 1e-12, 1000),
         "weight_decay": problems.number("weight_decay", request.weight_decay, float, 0, 10),
+        "policy": problems.choice("augment", request.augment, POLICIES, "basic"),
     }
+    if request.limit_steps is not None and request.epochs is None:
+        read["epochs"] = 1
     return {key: value for key, value in read.items() if value is not None}
 
 
@@ -212,75 +223,6 @@ def _seeds(request: Request, protocol: Protocol, problems: Problems) -> tuple[in
         return problems.attempt(lambda: parse_seeds(request.seeds)) or protocol.seeds
     count = problems.number("num_seeds", request.num_seeds, int, 1, 10_000)
     return tuple(range(count)) if count else protocol.seeds
-
-
-def _options(request: Request, protocol: Protocol, problems: Problems, command: Sequence[str]) -> Options:
-    def flag(name: str, text: str | None, default: str) -> bool:
-        return problems.choice(name, text, ("true", "false"), default) == "true"
-
-    per_gpu = problems.number("per_gpu", request.per_gpu, int, 1, 64) or 1
-    timeout = problems.attempt(lambda: parse_duration(request.timeout or "")) if request.timeout else None
-    failures = problems.number("max_failures", request.max_failures, int, 0, 100)
-    every = problems.number("eval_every", request.eval_every, int, 0, 100_000)
-    device = problems.choice("device", request.device, ("auto", "cpu", "cuda"), "auto")
-    location = [name.removeprefix("folder:") for name in request.dataset if name.startswith("folder:")]
-    place = location[0] if location else request.data_dir
-    return Options.model_validate(
-        {
-            "data_dir": str(Path(place).expanduser().absolute()) if place else None,
-            "plugins": tuple(str(Path(p).expanduser().absolute()) for p in request.plugin),
-            "device": device,
-            "keep_weights": flag("weights", request.weights, "true"),
-            "keep_logits": flag("logits", request.logits, "true"),
-            "logits_every": _logits_every(request, problems),
-            "keep_checkpoints": flag("keep-checkpoints", request.keep_checkpoints, "false"),
-            "eval_every": protocol.eval_every if every is None else every,
-            "timeout_s": timeout,
-            "max_failures": 1 if failures is None else failures,
-            "workers": problems.number("workers", request.workers, int, 0, 256),
-            "cpus_per_trial": problems.number("cpus_per_trial", request.cpus_per_trial, int, 1, 1024) or 1,
-            "state": problems.choice("state", request.state, ("auto", "memory", "disk"), "auto"),
-            "compile": _compile(request, device, problems),
-            "packed": per_gpu > 1,
-            "baseline": registry.baseline_name(),
-            "command": public_command(list(command)),
-        }
-    )
-
-
-def _logits_every(request: Request, problems: Problems) -> int:
-    """N of ``every:N``; 0 where only the last epoch's logits are kept."""
-    if request.keep_logits is None:
-        return 0
-    every, colon, number = request.keep_logits.partition(":")
-    if (every, colon) != ("every", ":"):
-        problems.found.append(f"--keep-logits {request.keep_logits!r}: expected every:N, such as every:10")
-        return 0
-    if request.logits == "false":
-        problems.found.append("--keep-logits and --no-logits together; drop one")
-    return problems.number("keep_logits", number, int, 1, 100_000) or 0
-
-
-def _compile(request: Request, device: str, problems: Problems) -> str:
-    """How steps run; a graph that was asked for needs a GPU, here unless the trials run elsewhere."""
-    wanted = problems.choice("compile", request.compile, ("auto", "off", "graph"), "auto")
-    if wanted == "graph" and not request.address and choose_device(device).type != "cuda":
-        problems.found.append("--compile graph: a CUDA graph needs a GPU; leave it out, or see `sdbench doctor`")
-    return wanted
-
-
-def _resources(request: Request, problems: Problems) -> Resources:
-    gpus = None if request.gpus in (None, "all") else problems.number("gpus", request.gpus, int, 0, 4096)
-    if request.device == "cpu":
-        gpus = 0
-    return Resources(
-        cpus=problems.number("cpus", request.cpus, int, 1, 65536),
-        gpus=gpus,
-        cpus_per_trial=problems.number("cpus_per_trial", request.cpus_per_trial, int, 1, 1024) or 1,
-        per_gpu=problems.number("per_gpu", request.per_gpu, int, 1, 64) or 1,
-        address=request.address,
-        jobs=problems.number("jobs", request.jobs, int, 1, 65536),
-    )
 
 
 def _engine(wanted: str) -> str:

@@ -14,6 +14,8 @@ from tabulate import tabulate
 
 from sdbench.budget import Spending
 from sdbench.engine.local import slots
+from sdbench.forecast_facts import forecast_of
+from sdbench.forecast_records import Forecast
 from sdbench.plan import Plan
 from sdbench.progress import duration
 from sdbench.run import meter_of, to_do
@@ -70,6 +72,7 @@ class Preview(Record):
     disk_bytes: int | None
     free_bytes: int
     spending: Spending | None = None
+    forecast: Forecast | None = None
 
     @property
     def text(self) -> str:
@@ -84,8 +87,9 @@ class Preview(Record):
         ]
         table = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
         budget = [self.spending.text] if self.spending else []
+        expected = self.forecast.lines if self.forecast else []
         told = [f"{self.missing} of {len(self.trials)} trials to run, engine {self.engine}; nothing was started"]
-        return "\n".join([table, *told, *self._stale(), *self._time(), *self._disk(), *budget])
+        return "\n".join([table, *told, *self._stale(), *self._time(), *self._disk(), *budget, *expected])
 
     def _stale(self) -> list[str]:
         changed = Counter(trial.changed for trial in self.trials if trial.state == "stale")
@@ -141,6 +145,7 @@ def preview_of(plan: Plan) -> Preview:
         disk_bytes=round(sum(known) / len(known) * len(due)) if known else None,
         free_bytes=shutil.disk_usage(plan.results).free,
         spending=meter.look(working=False) if meter else None,
+        forecast=forecast_of(plan, [trial for trial in plan.trials if trial.id in running]),
     )
 
 
@@ -178,7 +183,7 @@ def _record(folder: Path) -> TrialResult | None:
 
 def _kind(spec: TrialSpec) -> str:
     """Equal for trials that take the same time per epoch on one machine."""
-    kept = {"method", "dataset", "image_size", "network", "precision", "threads", "split", "shards"}
+    kept = {"method", "dataset", "image_size", "network", "precision", "threads", "split", "shards", "limit_steps"}
     return canonical([spec.model_dump(mode="json", include=kept), spec.recipe.batch_size])
 
 

@@ -7,6 +7,7 @@ all of them, and for trials that another command is working on.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +19,29 @@ from sdbench.bounded import open_plain
 from sdbench.spec import Trial
 from sdbench.store import DamagedRecord, Store, read_result
 from sdbench.terminal import visible
+from sdbench.usage import memory_in_use
 
 POLL_S = 0.5
 MOST_AT_ONCE = 2**20
 """Bytes of a curve that are read between two looks."""
+
+STYLES = ("auto", "rich", "plain", "none")
+"""How progress is shown: a live table, lines, nothing; auto: a live table on a terminal and lines elsewhere."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is shown. style: one of STYLES. verbose: a line for every epoch. color: in the live table."""
+
+    style: str = "auto"
+    verbose: bool = False
+    color: bool = True
+
+    def live(self, stream: TextIO) -> bool:
+        return self.style == "rich" or (self.style == "auto" and stream.isatty() and not self.verbose)
+
+
+AUTOMATIC = Shown()
 
 
 @dataclass
@@ -49,27 +69,46 @@ class Watched:
 
 
 class Monitor:
-    """Follows trials by their files. ``poll`` returns the lines worth telling since the last time."""
+    """Follows trials by their files. ``poll`` returns the lines worth telling since the last time; with ``verbose``
+    every epoch is, else those with an accuracy."""
 
-    def __init__(self, trials: Sequence[Trial], store: Store) -> None:
-        self.watched = [Watched(trial, store.folder(trial.spec, trial.id)) for trial in trials]
-        self._before = {id(w): _stamp(w.folder / "trial.json") for w in self.watched}
-        self._started = {id(w): _stamp(w.folder / "started.json") for w in self.watched}
+    def __init__(self, trials: Sequence[Trial], store: Store, *, verbose: bool = False) -> None:
+        self.verbose = verbose
+        self.watched: list[Watched] = []
+        self._before: dict[int, int] = {}
+        self._started: dict[int, int] = {}
+        self._open: dict[Path, list[Watched]] = {}
+        for trial in trials:
+            self.watch(trial, store)
+
+    def watch(self, trial: Trial, store: Store, *, begun: bool = False) -> None:
+        """Follow a trial from now on. begun: it began while this command ran, so that what there is is news."""
+        w = Watched(trial, store.folder(trial.spec, trial.id))
+        self._before[id(w)] = 0 if begun else _stamp(w.folder / "trial.json")
+        self._started[id(w)] = 0 if begun else _stamp(w.folder / "started.json")
+        self.watched.append(w)
+        self._open.setdefault(w.folder.parent, []).append(w)
 
     def poll(self) -> list[str]:
+        """Looks into the folders that are there, of trials that are not done: cheap with thousands of trials too."""
         told: list[str] = []
-        for w in self.watched:
-            if w.status == "waiting" and _stamp(w.folder / "started.json") != self._started[id(w)]:
-                w.status = "running"
-            if w.status in ("waiting", "running"):
-                told += self._curve(w)
-                told += self._record(w)
+        for method, trials in self._open.items():
+            there = _names(method) if trials else frozenset()
+            for w in trials:
+                if w.folder.name in there:
+                    told += self._look(w)
+            self._open[method] = [w for w in trials if w.status in ("waiting", "running")]
         return told
+
+    def _look(self, w: Watched) -> list[str]:
+        if w.status == "waiting" and _stamp(w.folder / "started.json") != self._started[id(w)]:
+            w.status = "running"
+        return self._curve(w) + self._record(w)
 
     def _curve(self, w: Watched) -> list[str]:
         path = w.folder / "curve.jsonl"
         try:
-            size = path.stat().st_size
+            size = path.stat().st_size if path.is_file() else 0
         except OSError:
             return []
         if size < w.offset:  # cut back on resume
@@ -99,11 +138,13 @@ class Monitor:
             return []
         if w.first_seen is None:
             w.first_seen, w.first_epoch, w.status = time.monotonic(), w.epoch, "running"
-        if top1 is None:
-            return []
-        w.top1 = top1
-        epochs = w.trial.spec.recipe.epochs
-        return [f"{label(w.trial)}: epoch {w.epoch}/{epochs}, top-1 {w.top1:.2%}, {w.images_per_s:.0f} images/s"]
+        told = f"{label(w.trial)}: epoch {w.epoch}/{w.trial.spec.recipe.epochs}"
+        if top1 is not None:
+            w.top1 = top1
+            return [f"{told}, top-1 {w.top1:.2%}, {w.images_per_s:.0f} images/s"]
+        loss = values.get("loss")
+        said = f"{loss:.4g}" if isinstance(loss, int | float) else "?"
+        return [f"{told}, loss {said}, {w.images_per_s:.0f} images/s"] if self.verbose else []
 
     def _record(self, w: Watched) -> list[str]:
         path = w.folder / "trial.json"
@@ -117,6 +158,8 @@ class Monitor:
             return []
         w.status, w.reason = result.status, result.reason
         score = f", top-1 {result.metrics.top1:.2%}" if result.metrics else ""
+        if result.validation_top1 is not None:
+            score = f", top-1 on held-out images {result.validation_top1:.2%}"
         return [f"{label(w.trial)}: {result.status}{score}{': ' + result.reason if result.reason else ''}"]
 
 
@@ -124,6 +167,14 @@ def label(trial: Trial) -> str:
     """How a trial is called on screen."""
     spec = trial.spec
     return f"{spec.dataset}/{spec.network} {spec.title}"
+
+
+def _names(folder: Path) -> frozenset[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries)
+    except OSError:
+        return frozenset()
 
 
 def _stamp(path: Path) -> int:
@@ -136,10 +187,11 @@ def _stamp(path: Path) -> int:
 class Reporter:
     """Runs beside the engine and shows progress until it is left. ``quiet`` shows nothing."""
 
-    def __init__(self, monitor: Monitor, stream: TextIO, *, quiet: bool = False) -> None:
+    def __init__(self, monitor: Monitor, stream: TextIO, *, quiet: bool = False, shown: Shown = AUTOMATIC) -> None:
         self.monitor = monitor
         self.stream = stream
-        self.quiet = quiet
+        self.shown = shown
+        self.quiet = quiet or shown.style == "none"
         self._done = Event()
         self._thread = Thread(target=self._run, daemon=True)
 
@@ -154,7 +206,7 @@ class Reporter:
             self._thread.join(timeout=10)
 
     def _run(self) -> None:
-        if self.stream.isatty():
+        if self.shown.live(self.stream):
             self._live()
         else:
             while not self._done.wait(POLL_S):
@@ -169,7 +221,8 @@ class Reporter:
         from rich.console import Console
         from rich.live import Live
 
-        with Live(console=Console(file=self.stream), refresh_per_second=4, transient=True) as live:
+        console = Console(file=self.stream, no_color=True if not self.shown.color else None)
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
             while not self._done.wait(POLL_S):
                 self.monitor.poll()
                 live.update(table(self.monitor.watched))
@@ -182,7 +235,10 @@ def table(watched: Sequence[Watched]) -> Any:
 
     finished = sum(w.status not in ("waiting", "running") for w in watched)
     waiting = sum(w.status == "waiting" for w in watched)
-    shown = Table(title=f"{finished} of {len(watched)} trials done, {waiting} waiting", title_justify="left")
+    title = f"{finished} of {len(watched)} trials done, {waiting} waiting"
+    left = seconds_left(watched)
+    title += "" if left is None else f"; {duration(left)} left"
+    shown = Table(title=title, caption=memory_in_use(), title_justify="left", caption_justify="left")
     for name in ("trial", "epoch", "top-1", "images/s", "left"):
         shown.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
     for w in watched:
@@ -195,6 +251,19 @@ def table(watched: Sequence[Watched]) -> Any:
                 "–" if w.seconds_left is None else duration(w.seconds_left),
             )
     return shown
+
+
+def seconds_left(watched: Sequence[Watched]) -> float | None:
+    """Of the whole run, as fast as the trials at work go by now; None before any of them can tell."""
+    pace = [w.seconds_left / left for w in watched if w.seconds_left and (left := _epochs_left(w))]
+    if not pace:
+        return None
+    at_once = sum(w.status == "running" for w in watched)
+    return sum(_epochs_left(w) for w in watched) * sum(pace) / len(pace) / max(1, at_once)
+
+
+def _epochs_left(w: Watched) -> int:
+    return w.trial.spec.recipe.epochs - w.epoch if w.status in ("waiting", "running") else 0
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,9 @@ from pydantic import Field
 
 from sdbench import registry
 from sdbench.identity import method_source
-from sdbench.spec import Identity, Recipe, Record, Trial, TrialSpec, Value
+from sdbench.method import Method
+from sdbench.space import LogUniform, Space
+from sdbench.spec import Identity, Recipe, Record, Trial, TrialSpec, Tuning, Value
 
 HOLDOUT = "holdout-0.1"
 """The split of methods that need validation data and of the baselines they are paired with; with
@@ -21,6 +23,16 @@ HOLDOUT = "holdout-0.1"
 
 DISTILLED = "-distill"
 """Behind the name of a protocol: its rules, for students that a finished network teaches (``sdbench distill``)."""
+
+TUNED = "tuned"
+"""The protocol whose values ``sdbench tune`` searches for, with the same number of search trials for every method."""
+
+SEARCH = "-search"
+"""Behind the name of a protocol: its rules, for the search trials, which no board shows."""
+
+TUNED_SPACE: dict[str, Space] = {"recipe.lr": LogUniform(0.01, 1.0), "recipe.weight_decay": LogUniform(5e-5, 5e-3)}
+"""What is searched for of every method, ``ce`` included, beside the method's own ``space``: a factor of ten and more on
+either side of the papers' recipe."""
 
 
 class Protocol(Record):
@@ -85,22 +97,42 @@ PROTOCOLS: dict[str, Protocol] = {
             network="resnet8",
             eval_every=1,
         ),
+        Protocol(
+            name=TUNED,
+            version="1",
+            summary="as fixed (on glyphs as demo), with rate, decay and coefficients that sdbench tune searches for",
+            epochs=200,
+            recipe=Recipe(epochs=200),
+            seeds=(0, 1, 2),
+            network="preact_resnet18",
+            eval_every=10,
+        ),
     )
 }
 
 
-def known(name: str) -> Protocol | None:
-    """The protocol of a record by its name, that of a student's trial included; None where there is none such.
+def tuned_rules(dataset: str) -> Protocol:
+    """Protocol ``tuned`` on a data set: the rules that a run takes there by default, before any value is chosen."""
+    own, base = PROTOCOLS[TUNED], PROTOCOLS["demo" if dataset == "glyphs" else "fixed"]
+    return base.model_copy(update={"name": TUNED, "version": own.version, "summary": own.summary, "seeds": own.seeds})
+
+
+def known(name: str, dataset: str = "") -> Protocol | None:
+    """The protocol of a record by its name, that of a student's or a search trial included; None where there is none
+    such. dataset: on which protocol ``tuned`` depends.
 
     >>> known("demo-distill").epochs == PROTOCOLS["demo"].epochs
     True
+    >>> known("tuned-search", "glyphs").epochs == PROTOCOLS["demo"].epochs
+    True
     """
-    base = PROTOCOLS.get(name.removesuffix(DISTILLED))
+    plain = name.removesuffix(DISTILLED).removesuffix(SEARCH)
+    base = tuned_rules(dataset) if plain == TUNED else PROTOCOLS.get(plain)
     return base.model_copy(update={"name": name}) if base else None
 
 
 class Cell(Record):
-    """One method variant on one data set and network, before seeds and generations."""
+    """One method variant on one data set and network, before seeds and generations. search, tuning: as in TrialSpec."""
 
     method: str
     params: dict[str, Value]
@@ -111,6 +143,10 @@ class Cell(Record):
     recipe: Recipe
     precision: str
     threads: int
+    limit_steps: int | None = None
+    search: bool = False
+    tuning: Tuning | None = None
+    shards: int = 1
 
 
 def expand(cells: Sequence[Cell], protocol: Protocol, seeds: Sequence[int], *, baseline: bool) -> list[Trial]:
@@ -121,7 +157,7 @@ def expand(cells: Sequence[Cell], protocol: Protocol, seeds: Sequence[int], *, b
     trials: dict[str, Trial] = {}
     for seed in seeds:
         for cell in cells:
-            probe = registry.build(cell.method, cell.params)
+            probe = traits(cell.method, cell.params)
             split = HOLDOUT if probe.wants_validation else protocol.split
             chain: list[Trial] = []
             if baseline:
@@ -136,10 +172,23 @@ def baselines(cells: Sequence[Cell], protocol: Protocol, seeds: Sequence[int]) -
     trials: dict[str, Trial] = {}
     for seed in seeds:
         for cell in cells:
-            probe = registry.build(cell.method, cell.params)
+            probe = traits(cell.method, cell.params)
             trial = _trial(_baseline(cell), protocol, HOLDOUT if probe.wants_validation else protocol.split, seed)
             trials.setdefault(trial.id, trial)
     return list(trials.values())
+
+
+def traits(name: str, params: Mapping[str, Value]) -> Method | type[Method]:
+    """A method, for its class attributes; the class itself where its constructor is broken, which its trial will say.
+
+    UserError, ValueError and TypeError go through: they tell that the values do not suit it.
+    """
+    try:
+        return registry.build(name, params)
+    except (ValueError, TypeError):
+        raise
+    except Exception:  # a plug-in's constructor may raise anything
+        return registry.get(name.partition("+")[0])
 
 
 def _generations(cell: Cell, protocol: Protocol, split: str, seed: int, generations: int) -> list[Trial]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sdbench.bounded import parse_toml, read_plain
-from sdbench.errors import UserError, unknown
+from sdbench.errors import EnvironmentProblem, UserError, unknown
 from sdbench.selectors import split_list
 from sdbench.spec import Record
 
@@ -30,9 +30,11 @@ class Request(Record):
     num_seeds: str | None = None
     protocol: str | None = None
     epochs: str | None = None
+    limit_steps: str | None = None
     batch_size: str | None = None
     lr: str | None = None
     weight_decay: str | None = None
+    augment: str | None = None
     precision: str | None = None
     threads: str | None = None
     image_size: str | None = None
@@ -43,6 +45,7 @@ class Request(Record):
     device: str | None = None
     gpus: str | None = None
     per_gpu: str | None = None
+    gpus_per_trial: str | None = None
     cpus: str | None = None
     cpus_per_trial: str | None = None
     jobs: str | None = None
@@ -138,13 +141,21 @@ class Problems:
     """Collects what is wrong instead of stopping at the first."""
 
     found: list[str] = field(default_factory=list)
+    of_the_machine: list[str] = field(default_factory=list)
 
     def attempt(self, read: Callable[[], T]) -> T | None:
         try:
             return read()
         except UserError as error:
             self.found += error.problems
+            if isinstance(error, EnvironmentProblem):
+                self.of_the_machine += error.problems
             return None
+
+    def raised(self) -> UserError:
+        """All of them, as one error: an EnvironmentProblem where the machine alone is to blame."""
+        kind = EnvironmentProblem if self.found == self.of_the_machine else UserError
+        return kind(list(dict.fromkeys(self.found)))
 
     def number(self, name: str, text: str | None, kind: type[int] | type[float], low: float, high: float) -> Any:
         """The number that ``text`` stands for, in [low, high]; None where it is not given or wrong."""

@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sdbench.store import sync_folder
+from sdbench.durable import WriteProblem, sync_folder
 
 MAPPED_BYTES = 256 * 2**20
 """Bytes of files that are kept in a process's memory at a time."""
@@ -167,7 +167,7 @@ class _Mapped:
                 _allocate(file.fileno(), size)
             except OSError as error:
                 path.unlink(missing_ok=True)
-                raise no_room(size, error) from error
+                raise no_room(size, path, error) from error
             return cls(path, shape, mmap.mmap(file.fileno(), size))
 
     @classmethod
@@ -227,15 +227,16 @@ def content_matches(path: Path, note: Note) -> bool:
     return _Mapped.open(path, shape_of(note)).check() == note["check"]
 
 
-def no_room(size: int, error: OSError | None = None) -> OSError:
-    """What to say where a file of ``size`` bytes does not fit."""
-    if error is not None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return error
-    return OSError(
-        error.errno if error else errno.ENOSPC,
-        f"the method's memory of every image takes {size / 1e9:.3g} GB on the disk of the results folder for each of "
-        "two files, and there is no room; free some, or give a larger disk with --results FOLDER",
-    )
+def no_room(size: int, path: Path, error: OSError | None = None) -> WriteProblem:
+    """What to say where a file of ``size`` bytes cannot be made."""
+    number = error.errno if error is not None and error.errno is not None else errno.ENOSPC
+    told = os.strerror(number)
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        told = (
+            f"{told} (a memory of every image takes {size / 1e9:.3g} GB for each of two files; free some of the disk "
+            "of the results folder, or give a larger one with --results FOLDER)"
+        )
+    return WriteProblem(number, told, str(path))
 
 
 Rows = Tensor | RowFile

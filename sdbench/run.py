@@ -18,8 +18,9 @@ from filelock import Timeout
 from sdbench import environment
 from sdbench.budget import Meter, Spending, watched
 from sdbench.engine import Engine, Job, local, ray_tune
+from sdbench.errors import EnvironmentProblem
 from sdbench.plan import Plan
-from sdbench.progress import Monitor, Reporter, label
+from sdbench.progress import AUTOMATIC, Monitor, Reporter, Shown, label
 from sdbench.spec import Provenance, Trial, TrialResult
 from sdbench.store import DamagedRecord, Store, read_result
 from sdbench.superseded import stale_records
@@ -30,32 +31,39 @@ SETTLE_S = 10.0
 
 @dataclass
 class Outcome:
-    """What a run left behind. signal: the number of the signal that ended it, or 0. spending: how its budget stands."""
+    """What a run left behind. signal: the number of the signal that ended it, or 0. spending: how its budget stands.
+    problem: why its boards could not be written."""
 
     results: list[TrialResult] = field(default_factory=list)
     reused: int = 0
     missing: list[Trial] = field(default_factory=list)
     signal: int = 0
     spending: Spending | None = None
+    problem: str = ""
 
     @property
     def exit_code(self) -> int:
-        """0 all trials ok, 1 some not, 128 + signal after an interruption."""
+        """0 all trials ok, 1 some not, 3 all ok and no boards, 128 + signal after an interruption."""
         if self.signal:
             return 128 + self.signal
         bad = self.missing or any(result.status != "ok" for result in self.results)
-        return 1 if bad else 0
+        return 1 if bad else 3 if self.problem else 0
 
 
 def to_do(plan: Plan, store: Store) -> list[Trial]:
-    """The trials without a final record, and the finished ones that ``rerun`` names. With ``rerun`` "stale" only those
-    that supersede a finished record, and their teachers: nothing is started that was never there."""
-    waiting = []
-    for trial in plan.trials:
+    """The trials without a final record, the finished ones that ``rerun`` names, and those whose weights are gone or
+    damaged while a student that is to be run needs them. With ``rerun`` "stale" only those that supersede a finished
+    record, and their teachers: nothing is started that was never there."""
+    wanted: dict[str, Trial] = {}
+    needed: set[str | None] = set()
+    for trial in reversed(plan.trials):  # students stand behind their teachers
         found = store.result(trial)
         again = found is not None and (plan.rerun == "all" or (plan.rerun == "failed" and found.status != "ok"))
-        if found is None or again:
-            waiting.append(trial)
+        lost = found is not None and found.status == "ok" and trial.id in needed and not store.teaches(trial.id)
+        if found is None or again or lost:
+            wanted[trial.id] = trial
+            needed.add(trial.spec.teacher)
+    waiting = [trial for trial in plan.trials if trial.id in wanted]
     return _renewed(waiting, store) if plan.rerun == "stale" else waiting
 
 
@@ -81,20 +89,21 @@ def waves(trials: Sequence[Trial]) -> list[list[Trial]]:
     return found
 
 
-def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
+def execute(plan: Plan, *, quiet: bool = False, shown: Shown = AUTOMATIC) -> Outcome:
     """Run what is missing and return every trial's record."""
     store = Store(Path(plan.results))
     waiting = to_do(plan, store)
     outcome = Outcome(reused=len(plan.trials) - len(waiting))
     meter = meter_of(plan, store)
     if waiting:
-        reporter = Reporter(Monitor(waiting, store), sys.stderr, quiet=quiet)
-        with _signals() as caught, reporter, watched(meter, caught.stop):
+        monitor = Monitor(waiting, store, verbose=shown.verbose)
+        reporter = Reporter(monitor, sys.stderr, quiet=quiet, shown=shown)
+        with signals() as caught, reporter, watched(meter, caught.stop):
             for wave in waves(waiting):
-                jobs = [_job(plan, store, trial) for trial in wave if _has_teacher(plan, store, trial)]
+                jobs = [job_of(plan, store, trial) for trial in wave if _has_teacher(plan, store, trial)]
                 ENGINES[plan.engine](jobs, plan.typed_resources(), caught.stop)
                 if caught.stop.is_set():
-                    _settle(store, wave)
+                    settle(store, wave)
                     break
             outcome.signal = caught.number
     outcome.spending = meter.look(working=bool(waiting)) if meter else None
@@ -115,7 +124,7 @@ def meter_of(plan: Plan, store: Store) -> Meter | None:
     return Meter(plan.budget, plan.trials, store, devices)
 
 
-def _job(plan: Plan, store: Store, trial: Trial) -> Job:
+def job_of(plan: Plan, store: Store, trial: Trial) -> Job:
     old = store.result(trial)
     keeps = trial.id in {t.spec.teacher for t in plan.trials}  # a teacher's weights are needed by its students
     options = plan.options.model_copy(update={"keep_weights": True}) if keeps else plan.options
@@ -127,13 +136,16 @@ def _has_teacher(plan: Plan, store: Store, trial: Trial) -> bool:
     if trial.spec.teacher is None:
         return True
     folder = store.find(trial.spec.teacher)
-    status = "missing"
+    teacher = None
     if folder is not None:
         with contextlib.suppress(FileNotFoundError, DamagedRecord):
-            status = read_result(folder / "trial.json").status
+            teacher = read_result(folder / "trial.json")
+    if teacher is None or not teacher.final:
+        return False
+    status = teacher.status
     if status == "ok":
         return True
-    if status not in ("missing", "interrupted"):
+    with contextlib.suppress(OSError):  # without its record, the trial counts as not run
         now = environment.now()
         provenance = Provenance(
             versions=environment.versions(), device="none", cpu=environment.cpu_model(), started=now, finished=now
@@ -162,8 +174,9 @@ class Caught:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[Caught]:
-    """First Ctrl-C, SIGTERM or SIGUSR1: end in good order. A second one: end now."""
+def signals() -> Iterator[Caught]:
+    """First Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP (unless ignored, as under nohup): end in good order. A second one: end
+    now."""
     caught = Caught()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -172,9 +185,12 @@ def _signals() -> Iterator[Caught]:
         caught.number = number
         caught.stop.set()
         message = "\nstopping: checkpoints stay, the same command resumes; once more to end at once\n"
-        os.write(sys.stderr.fileno(), message.encode())
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            os.write(2, message.encode())
 
-    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    watched = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        watched.append(signal.SIGHUP)
     previous = {number: signal.signal(number, handle) for number in watched}
     try:
         yield caught
@@ -183,7 +199,7 @@ def _signals() -> Iterator[Caught]:
             signal.signal(number, handler)
 
 
-def _settle(store: Store, trials: Sequence[Trial]) -> None:
+def settle(store: Store, trials: Sequence[Trial]) -> None:
     """Wait until no process works on these trials any more, so that the last word on each is written."""
     deadline = time.monotonic() + SETTLE_S
     for trial in trials:
@@ -201,16 +217,23 @@ def summary(plan: Plan, outcome: Outcome, board: Path | None) -> list[str]:
     trials = {trial.id: trial for trial in plan.trials}
     lines += [f"  {r.status}: {label(trials[r.trial_id])}: {r.reason}" for r in bad]
     lines += [f"  not run: {label(trial)}" for trial in outcome.missing]
+    if outcome.missing:
+        try:
+            Store(Path(plan.results)).prepare()
+        except EnvironmentProblem as error:
+            lines.append(f"  {error}")
+    if outcome.problem:
+        lines.append(f"  {outcome.problem}")
     if board is not None:
         lines.append(f"leaderboard: {board}")
     spending = outcome.spending
     if spending is not None:
         lines.append(spending.text)
-    failed = next((r for r in bad if r.status != "interrupted"), None)
+    failed = next((r for r in bad if r.final), None)
     if spending is not None and spending.reached and good < len(plan.trials) and not outcome.signal:
         left = len(plan.trials) - good
         lines.append(f"next: the same command with a larger --budget; {left} trial(s) are left, from their checkpoints")
-    elif outcome.signal or outcome.missing or any(r.status == "interrupted" for r in bad):
+    elif outcome.signal or outcome.missing or any(not r.final for r in bad):
         lines.append("next: the same command again; it resumes from the checkpoints")
     elif failed is not None:
         lines.append(f"next: sdbench show {failed.trial_id}, then the same command with --rerun failed")

@@ -13,6 +13,7 @@ from typing import Any
 from sdbench.cost.records import PROFILE_SCHEMA_VERSION, ProfileResult
 from sdbench.errors import UserError, unknown
 from sdbench.spec import SCHEMA_VERSION, Record, TrialResult
+from sdbench.study_records import STUDY_SCHEMA_VERSION, StudyResult
 
 FOLDER = Path(__file__).parent / "schema"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -20,11 +21,12 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 KINDS: dict[str, tuple[type[Record], int]] = {
     "trial": (TrialResult, SCHEMA_VERSION),
     "profile": (ProfileResult, PROFILE_SCHEMA_VERSION),
+    "study": (StudyResult, STUDY_SCHEMA_VERSION),
 }
 
 
 def schema(kind: str) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of trial.json or profile.json. Raises UserError for another kind."""
+    """The JSON Schema (2020-12) of trial.json, profile.json or study.json. Raises UserError for another kind."""
     if kind not in KINDS:
         raise UserError(unknown("kind of record", kind, KINDS))
     record, newest = KINDS[kind]

@@ -7,8 +7,8 @@ seed start from the same weights and see the same images.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,10 +19,12 @@ from sdbench.data.dataset import anchors_per_step
 from sdbench.data.streams import derive_seed
 from sdbench.graph import CapturedStep, CudaRecorder
 from sdbench.holdings import bytes_of, tensors_of
+from sdbench.joining import Joiner
 from sdbench.method import Batch, Combination, Method, Terms, refuse_other_than_terms
 from sdbench.network import Network
 from sdbench.shelf import RowFiles
 from sdbench.spec import StepKind, Trial, TrialSpec
+from sdbench.workers import ALONE, WHOLE, Workers
 
 
 class Session:
@@ -37,6 +39,7 @@ class Session:
         method: Method,
         generator: torch.Generator,
         rows: RowFiles | None = None,
+        workers: Workers = ALONE,
     ) -> None:
         self.trial_id = trial.id
         self.spec: TrialSpec = trial.spec
@@ -46,9 +49,12 @@ class Session:
         self.method = method
         self.generator = generator
         self.rows = rows or RowFiles(method, None)
+        self.workers = workers
+        self.joiner = Joiner(network, method, dataset.num_train, workers)
         recipe = self.spec.recipe
         self.batch_size = recipe.batch_size
-        self.steps = dataset.steps(recipe.batch_size, method.partners, method.partners_in_batch)
+        whole = dataset.steps(recipe.batch_size, method.partners, method.partners_in_batch)
+        self.steps = min(whole, self.spec.limit_steps or whole)
         self.labelled_per_step = anchors_per_step(recipe.batch_size, method.partners, method.partners_in_batch)
         self.auxiliary = {k: p for k, p in method.named_parameters() if p.requires_grad}
         self._unused = set(self.auxiliary)
@@ -61,8 +67,9 @@ class Session:
         if isinstance(method, Combination):
             method.hand_generator(self._mixing)
         trainable = [p for p in network.parameters() if p.requires_grad]
+        self._trained = [*trainable, *self.auxiliary.values()]
         self.optimizer = torch.optim.SGD(
-            [*trainable, *self.auxiliary.values()],
+            self._trained,
             lr=recipe.lr,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
@@ -74,18 +81,26 @@ class Session:
         """bfloat16 where the spec says so; parameters stay float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bf16")
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, a function of the seed and the epoch alone."""
-        return self.data.epoch(
+    def batches(self, epoch: int, *, whole: bool = False) -> Iterator[Batch]:
+        """This process's part of the batches of an epoch, a function of the seed and the epoch alone, or the whole
+        batches. Where a batch has fewer images than there are processes, a part may have none."""
+        every = self.data.epoch(
             epoch,
             stream=self.spec.stream,
             batch_size=self.batch_size,
             augment=self.spec.recipe.augment,
+            policy=self.spec.recipe.policy,
             views=self.method.views,
             partners=self.method.partners,
             partners_in_batch=self.method.partners_in_batch,
             dtype=torch.float32,
+            shard=WHOLE if whole else self.workers.shard,
         )
+        return every if self.spec.limit_steps is None else islice(every, self.spec.limit_steps)
+
+    def labelled(self, step: int) -> int:
+        """Labelled images of step ``step`` of an epoch, on all processes together."""
+        return min(self.labelled_per_step, self.data.num_train - step * self.labelled_per_step)
 
     def choose_step(self, kind: StepKind) -> None:
         """How steps run from now on. "eager": operator by operator. "graph": replayed from a CUDA graph.
@@ -115,19 +130,21 @@ class Session:
         self._mixing.manual_seed(derive_seed(self.spec.stream, "mix", epoch))
         self.rows.begin(epoch)
         self.method.before_epoch(epoch, self.spec.recipe.epochs)
+        self.joiner.begin()
         if self._captured is not None:
             self._captured.forget()  # before_epoch may have changed what the step does
 
-    def step(self, batch: Batch, rate: float, progress: float) -> Terms:
+    def step(self, batch: Batch, rate: float, progress: float, share: float = 1.0) -> Terms:
         """Forward, backward, update. Returns the loss terms, still on the device, without gradient.
 
-        After a captured step they are overwritten by the next one.
+        After a captured step they are overwritten by the next one. share: of the batch's images that this process
+        has; its terms are weighted by it, so that over all processes they add up to the mean over the batch.
         """
         self._progress.fill_(progress)
         self._set_rate(rate)
         if self._captured is not None and len(batch.labels) == self.labelled_per_step:
             return self._captured(batch)
-        return self._work(batch)
+        return self._work(batch, share)
 
     def _set_rate(self, rate: float) -> None:
         """On a GPU the rate lies on the device, so that a captured step reads the current one."""
@@ -137,12 +154,9 @@ class Session:
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate if on_device else rate
 
-    def _work(self, batch: Batch) -> Terms:
-        with self.autocast():
-            terms = (self._compiled or self.method.loss)(self.network, batch, self._progress)
-        refuse_other_than_terms(terms)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.stack([term.reshape(()).float() for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+    def _work(self, batch: Batch, share: float = 1.0) -> Terms:
+        terms = self._backward(batch, share) if len(batch.labels) else self._nothing()
+        self.workers.add_gradients(self._trained)
         if self._unused:
             self._unused -= {name for name in self._unused if self.auxiliary[name].grad is not None}
         self._admit_late_gradients()
@@ -150,6 +164,22 @@ class Session:
         with torch.no_grad():
             self.method.after_step(self.network)
         return {name: term.detach() for name, term in terms.items()}
+
+    def _backward(self, batch: Batch, share: float) -> Terms:
+        with self.autocast():
+            terms = (self._compiled or self.method.loss)(self.network, batch, self._progress)
+        refuse_other_than_terms(terms)
+        if share != 1:
+            terms = {n: term if n in self.method.summed_terms else share * term for n, term in terms.items()}
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack([term.reshape(()).float() for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        self.joiner.saw(batch.index)
+        return terms
+
+    def _nothing(self) -> Terms:
+        """A step of which this process has no image."""
+        self.optimizer.zero_grad(set_to_none=True)
+        return {}
 
     def _admit_late_gradients(self) -> None:
         """Momentum of zero for a parameter whose first gradient comes after the others', which the fused step does
@@ -165,14 +195,15 @@ class Session:
 
     def end_epoch(self) -> None:
         with torch.no_grad():
+            self.joiner.join()
             self.method.after_epoch(self.network)
 
     def validate(self) -> None:
-        """Show the held-out images' logits to a method that wants them."""
+        """Show the held-out images' logits to a method that wants them: one process's, so that all see the same."""
         if self.method.wants_validation:
-            logits, labels = self._logits(self.data.validation_batches(self.batch_size * 4, torch.float32))
+            logits, labels = self.workers.led(self._held_out)
             with torch.no_grad():
-                self.method.after_validation(logits, labels)
+                self.method.after_validation(logits.to(self.device), labels.to(self.device))
 
     def refuse_unused_parameters(self) -> None:
         """An auxiliary parameter that no loss reaches is a mistake in the method."""
@@ -191,12 +222,24 @@ class Session:
         logits, labels = self._logits(self.data.test_batches(self.batch_size * 4, torch.float32))
         return logits.cpu(), labels.cpu()
 
+    def judged_logits(self) -> tuple[Tensor, Tensor]:
+        """What the trial is scored on: the test set, or the held-out images where it is part of a search."""
+        if not self.spec.search:
+            return self.test_logits()
+        held_out = self.validation_logits()
+        if held_out is None:
+            raise RuntimeError("a search trial is scored on held-out images, and this one's split holds none out")
+        return held_out
+
     def validation_logits(self) -> tuple[Tensor, Tensor] | None:
         """The same on the held-out images; None where there are none."""
         if self.data.num_validation == 0:
             return None
-        logits, labels = self._logits(self.data.validation_batches(self.batch_size * 4, torch.float32))
+        logits, labels = self._held_out()
         return logits.cpu(), labels.cpu()
+
+    def _held_out(self) -> tuple[Tensor, Tensor]:
+        return self._logits(self.data.validation_batches(self.batch_size * 4, torch.float32))
 
     @torch.no_grad()
     def _logits(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -220,40 +263,31 @@ class Session:
         others = [*self.network.parameters(), *self.network.buffers(), *self.auxiliary.values()]
         return tensors_of(self.method, [*others, self._progress, self._rate])
 
-    def pairing(self) -> dict[str, str]:
-        """SHA-256 of the initial weights and of the first batch, to prove that trials are paired."""
-        weights = hashlib.sha256()
-        for name, value in sorted(self.network.state_dict().items()):
-            weights.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        batch = next(self.batches(0))
-        first = hashlib.sha256()
-        for value in (batch.images, batch.labels, batch.index):
-            first.update(value.cpu().contiguous().numpy().tobytes())
-        return {"initial_weights": weights.hexdigest(), "first_batch": first.hexdigest()}
-
     def state(self) -> dict[str, Any]:
-        """All that training goes on from, as tensors and plain values."""
-        random = {"cpu": torch.get_rng_state(), "method": self.generator.get_state()}
-        if self.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.device)
-        return {
+        """All that training goes on from, as tensors and plain values; every process has to ask for it."""
+        state = {
             "network": self.network.state_dict(),
             "method": self.method.state_dict(),
             "rows": self.rows.notes(),
             "optimizer": self.optimizer.state_dict(),
-            "random": random,
-            "passes": vars(self.network.passes).copy(),
             "unused": sorted(self._unused),
             "device": self.device.type,
         }
+        random = {"cpu": torch.get_rng_state(), "method": self.generator.get_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        own = {"random": random, "passes": vars(self.network.passes).copy(), "apart": self.joiner.own()}
+        return {**state, **own, "everyone": self.workers.gather(own)[1:]}
 
     def restore(self, state: dict[str, Any]) -> None:
+        rank = self.workers.shard.rank
+        own = state["everyone"][rank - 1] if rank else state
         self.network.load_state_dict(state["network"])
-        self.method.load_state_dict(self.rows.restore(state.get("rows", {}), state["method"]))
+        self.method.load_state_dict(self.rows.restore(state.get("rows", {}), state["method"]) | own.get("apart", {}))
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"]["cpu"])
-        self.generator.set_state(state["random"]["method"])
-        if "cuda" in state["random"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
-        vars(self.network.passes).update(state["passes"])
+        torch.set_rng_state(own["random"]["cpu"])
+        self.generator.set_state(own["random"]["method"])
+        if "cuda" in own["random"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["random"]["cuda"], self.device)
+        vars(self.network.passes).update(own["passes"])
         self._unused = set(state["unused"])

@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from sdbench.rows import Note, RowFile, content_matches, no_room, row_files, shape_of
+from sdbench.trial_folder import STATE
 
-FOLDER = "state"
-"""In a trial's own folder."""
 SHARE_OF_FREE_MEMORY = 0.25
 """Of what is free on the device: how much memories of every image take there by themselves."""
 
@@ -50,9 +49,9 @@ class Shelf:
 
     def _refuse_full_disk(self, needed: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        there = sum(path.stat().st_size for path in (self.folder / FOLDER).glob("*.bin"))
+        there = sum(path.stat().st_size for path in (self.folder / STATE).glob("*.bin"))
         if needed > shutil.disk_usage(self.folder).free + there:
-            raise no_room(needed // 2)
+            raise no_room(needed // 2, self.folder / STATE)
 
 
 def free_memory(device: torch.device) -> int:
@@ -64,7 +63,7 @@ class RowFiles:
     """All memories of a method that are kept in files. folder: the trial's own; None where there are no files."""
 
     def __init__(self, method: nn.Module, folder: Path | None) -> None:
-        self.folder = folder / FOLDER if folder else None
+        self.folder = folder / STATE if folder else None
         self.files = row_files(method)
         for name, file in self.files.items():
             assert self.folder is not None, "only a shelf, which has a folder, hands out files"

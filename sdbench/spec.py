@@ -2,53 +2,36 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
+
+from sdbench.record import GAINED as GAINED
+from sdbench.record import Count as Count
+from sdbench.record import Fraction as Fraction
+from sdbench.record import Growing as Growing
+from sdbench.record import Nats as Nats
+from sdbench.record import Record as Record
+from sdbench.record import Seconds as Seconds
+from sdbench.record import Value as Value
+from sdbench.result_records import TEMPERATURES as TEMPERATURES
+from sdbench.result_records import Cost as Cost
+from sdbench.result_records import Metrics as Metrics
+from sdbench.result_records import Pairing as Pairing
+from sdbench.result_records import Provenance as Provenance
+from sdbench.result_records import Scaled as Scaled
+from sdbench.result_records import StepKind as StepKind
+from sdbench.tuning_records import Budget as Budget
+from sdbench.tuning_records import Tuned as Tuned
+from sdbench.tuning_records import Tuning as Tuning
 
 SCHEMA_VERSION = 1
 
 Status = Literal["ok", "failed", "oom", "nan", "timeout", "interrupted"]
-StepKind = Literal["eager", "graph", "inductor"]
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
-"""Up to where every whole number is a float, so that ratios and means of counts stay finite."""
-Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
-Nats = Annotated[float, Field(ge=0, le=1e100, allow_inf_nan=False)]
-Value = bool | int | FiniteFloat | str
-
-
-class Record(BaseModel):
-    """Base of all records."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, ser_json_inf_nan="null")
-
-
-GAINED = {"gained_later": True}
-"""Marks a field that a growing record gained after its first release: ``Field(default, json_schema_extra=GAINED)``."""
-
-
-@functools.cache
-def _gained(kind: type[BaseModel]) -> tuple[tuple[str, Any], ...]:
-    """The marked fields of a record with their defaults."""
-    fields = kind.model_fields.items()
-    return tuple((name, field.default) for name, field in fields if field.json_schema_extra == GAINED)
-
-
-class Growing(Record):
-    """A part of a trial's identity, which may gain fields: those left at their defaults are not written.
-
-    So a spec of an earlier version keeps its id, and a field that is used becomes part of it.
-    """
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        unused = [name for name, default in _gained(type(self)) if getattr(self, name) == default]
-        found: dict[str, Any] = serialize(self)
-        return {name: value for name, value in found.items() if name not in unused} if unused else found
+Policy = Literal["basic", "cutout", "trivialaugment"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 
 class Recipe(Growing):
@@ -60,6 +43,7 @@ class Recipe(Growing):
     cosine: lr * (1 + cos(pi t)) / 2, t the share of the steps after warm-up.
     augment: "crop" zero-pads by an eighth of the side and crops, "crop-flip" also flips,
     "resized-crop-flip" is RandomResizedCrop with flip, "none" leaves images alone.
+    policy: what is done to images after that; see ``sdbench.data.policies``.
     """
 
     epochs: Annotated[int, Field(ge=1, le=100_000)]
@@ -74,6 +58,7 @@ class Recipe(Growing):
     gamma: Fraction = 0.1
     warmup_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     augment: Literal["none", "crop", "crop-flip", "resized-crop-flip"] = "crop-flip"
+    policy: Annotated[Policy, Field(json_schema_extra=GAINED)] = "basic"
 
 
 class TrialSpec(Growing):
@@ -84,6 +69,9 @@ class TrialSpec(Growing):
     earlier one, which uses the stream (seed, k). teacher: trial id of the generation before.
     shards: equal parts of every batch that pass through the network one by one, each with batch statistics of its
     own; with more than one, each on a process of its own, in [1, 1024].
+    limit_steps: steps after which every epoch ends; a trial with a limit shows that things work and never counts.
+    search: True for a trial of a tuning study, which is scored on held-out images alone and has random streams of its
+    own. tuning: the study that chose the values of a trial under protocol ``tuned``.
     """
 
     method: str
@@ -100,11 +88,29 @@ class TrialSpec(Growing):
     generation: Count | None = None
     teacher: str | None = None
     shards: Annotated[int, Field(ge=1, le=1024, json_schema_extra=GAINED)] = 1
+    limit_steps: Annotated[int | None, Field(ge=1, le=2**31, json_schema_extra=GAINED)] = None
+    search: Annotated[bool, Field(json_schema_extra=GAINED)] = False
+    tuning: Annotated[Tuning | None, Field(json_schema_extra=GAINED)] = None
 
     @property
     def stream(self) -> str:
         """The name of this trial's random stream: the same for every method of one seed."""
-        return f"{self.seed}" if self.generation is None else f"{self.seed}/generation-{self.generation}"
+        own = f"{self.seed}/search" if self.search else f"{self.seed}"
+        return own if self.generation is None else f"{own}/generation-{self.generation}"
+
+    @property
+    def budget(self) -> Budget | None:
+        """What the search for this trial's values was allowed, without the study's id."""
+        return None if self.tuning is None else Budget(**self.tuning.model_dump(exclude={"study"}))
+
+    @property
+    def common_recipe(self) -> Recipe:
+        """The recipe that trials which can be compared have in common: that of the default point, where values were
+        searched for."""
+        tuning = self.tuning
+        if tuning is None:
+            return self.recipe
+        return self.recipe.model_copy(update={"lr": tuning.lr, "weight_decay": tuning.weight_decay})
 
     @property
     def holdout(self) -> float:
@@ -115,7 +121,9 @@ class TrialSpec(Growing):
     def title(self) -> str:
         """Short name for people: method[changed parameters], seed."""
         earlier = "" if self.generation is None else f" generation {self.generation}"
-        return f"{self.method} seed {self.seed}{earlier}"
+        smoke = "" if self.limit_steps is None else f" (smoke, {self.limit_steps} steps per epoch)"
+        tried = f"search lr {self.recipe.lr:g}, weight decay {self.recipe.weight_decay:g}"
+        return f"{self.method} {tried if self.search else f'seed {self.seed}'}{earlier}{smoke}"
 
 
 class Identity(Record):
@@ -127,113 +135,17 @@ class Identity(Record):
 
 
 class Trial(Record):
-    """A trial to run: its spec, its identity, and the method's caveat, which is told with its results."""
+    """A trial to run: its spec, its identity, and what is told with its results: the method's caveat, and how its
+    values were chosen."""
 
     spec: TrialSpec
     identity: Identity
     caveat: str = ""
+    tuned: Tuned | None = None
 
     @property
     def id(self) -> str:
         return digest([self.spec.model_dump(mode="json"), self.identity.model_dump(mode="json")])
-
-
-class Metrics(Record):
-    """On the whole test set, after the last epoch. top1, top5, ece (15 bins) in [0, 1]; nll in nats;
-    brier in [0, 2]; aurc and eaurc in [0, 1]. top5 is 1 where there are at most five classes."""
-
-    top1: Fraction
-    top5: Fraction
-    nll: Nats
-    ece: Fraction
-    brier: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
-    aurc: Fraction
-    eaurc: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
-
-
-TEMPERATURES = (1e-3, 1e3)
-"""The range, ends included, in which a temperature is fitted."""
-
-
-class Scaled(Record):
-    """On the whole test set, after the last epoch, with logits divided by a temperature (``sdbench.temperature``).
-
-    temperature: fitted on held-out images, in TEMPERATURES; at an end of that range, the best one lies at or beyond
-    it. held_out: how many images it was fitted on. The others: as in Metrics; top1 and top5 are those of Metrics,
-    as dividing reorders no logits.
-    """
-
-    temperature: Annotated[float, Field(ge=TEMPERATURES[0], le=TEMPERATURES[1])]
-    held_out: Annotated[int, Field(ge=1)]
-    nll: Nats
-    ece: Fraction
-    brier: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
-    aurc: Fraction
-    eaurc: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
-
-    @property
-    def named(self) -> dict[str, float]:
-        """The values under the names by which boards and ``sdbench list metrics`` call them."""
-        others = self.model_dump(exclude={"temperature", "held_out"})
-        return {"temperature": self.temperature, **{f"scaled_{name}": value for name, value in others.items()}}
-
-
-class Cost(Record):
-    """What a trial cost. Seconds add up over resumed segments; evaluation is outside train_s.
-
-    process_s: processor time of the training loop, for CPU. peak_memory_bytes: on a GPU the
-    largest amount of live tensors, on a CPU the largest resident set of the trial's process.
-    images_with_gradient, images_without_gradient: forwarded through the network and its copies.
-    step: how full batches were trained on at the end; step_reason: why not from a CUDA graph, where one was wanted.
-    """
-
-    train_s: Seconds
-    process_s: Seconds
-    eval_s: Seconds
-    setup_s: Seconds
-    labelled_images: Count
-    images_with_gradient: Count
-    images_without_gradient: Count
-    peak_memory_bytes: Count
-    peak_reserved_bytes: Count = 0
-    auxiliary_parameters: Count
-    state_bytes: Count
-    timing_valid: bool
-    timing_problems: tuple[str, ...] = ()
-    step: StepKind = "eager"
-    step_reason: str = ""
-
-    @property
-    def forward_per_image(self) -> float:
-        """Images forwarded per labelled image, with and without gradient together."""
-        return (self.images_with_gradient + self.images_without_gradient) / max(1, self.labelled_images)
-
-
-class Provenance(Record):
-    """Where a result came from. No host name, no user name, no absolute path.
-
-    config: what the options of the run came to, by name. origins: where their values came from, where not by default.
-    """
-
-    versions: dict[str, str]
-    device: str
-    driver: str = ""
-    cpu: str
-    commit: str = ""
-    dirty: bool | None = None
-    command: tuple[str, ...] = ()
-    started: str
-    finished: str
-    plugin_sha256: str = ""
-    config: dict[str, str] = {}
-    origins: dict[str, str] = {}
-
-
-class Pairing(Record):
-    """SHA-256 of the initial weights of the bare network and of the first batch's images and labels."""
-
-    initial_weights: str
-    first_batch: str
 
 
 class TrialResult(Record):
@@ -242,8 +154,11 @@ class TrialResult(Record):
     scaled: None where no images were held out, and in older records. caveat: what must be said wherever the method
     is shown. baseline: the method that gains are counted from. resumes: the epochs (from 0) at which a later
     process took the trial up again. num_classes: of the data set; None in older records and where the trial ended
-    before its data were opened. checksums: SHA-256 of the files beside it, and of this record itself under
-    "trial.json".
+    before its data were opened. rescored_from: where ``sdbench rescore`` renewed the metrics, the checksum that the
+    record had before. validation_top1: of a search trial, on the held-out images after the last epoch. tuned: under
+    protocol ``tuned``, what the search found. checksums: SHA-256 of the files beside it, and of this record itself
+    under "trial.json". resumable: it ended for want of disk space or the like, which is no result: the same command
+    takes it up again.
     """
 
     schema_version: Annotated[int, Field(ge=1)] = SCHEMA_VERSION
@@ -263,7 +178,16 @@ class TrialResult(Record):
     resumes: tuple[Count, ...] = ()
     epochs_done: Count = 0
     num_classes: Count | None = None
+    rescored_from: str = ""
+    validation_top1: Fraction | None = None
+    tuned: Tuned | None = None
     checksums: dict[str, str] = {}
+    resumable: bool = False
+
+    @property
+    def final(self) -> bool:
+        """Whether the same command leaves the trial alone: it ended by itself, well or not."""
+        return self.status != "interrupted" and not self.resumable
 
 
 class Options(Record):

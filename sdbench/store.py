@@ -4,8 +4,10 @@
         started.json   written first: a record with status "interrupted", for boards made meanwhile
         trial.json     the result, written last
         curve.jsonl    one line per epoch
-        network.safetensors, logits.safetensors, epoch_logits/, checkpoint/, log.txt (of a trial that failed)
-        .lock          held by the process that works on the trial
+        network.safetensors, logits.safetensors, epoch_logits/, checkpoint/, state/, log.txt (of a trial that failed)
+        .lock          held by the process that works on the trial; what a dead one leaves is no lock
+
+A record is written after the files beside it, with their checksums; ``sdbench.durable`` tells how files are written.
 
 Not covered: two machines that write to one folder over a network file system without locks.
 """
@@ -14,23 +16,30 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
 import re
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from sdbench.bounded import open_plain, read_plain
-from sdbench.cost.records import ProfileResult
-from sdbench.curve_lines import read_curve as read_curve
+from sdbench.curve_lines import read_curve, write_curve
+from sdbench.durable import (
+    WriteProblem,
+    append_line,
+    make_folder,
+    replacing,
+    set_aside,
+    sync_folder,
+    temporaries,
+    write_atomic,
+)
 from sdbench.errors import EnvironmentProblem
+from sdbench.record import Sealed
 from sdbench.spec import SCHEMA_VERSION, Trial, TrialResult, TrialSpec
+from sdbench.trial_folder import EPOCH_LOGITS, component, make_way, nested
 
 MAX_RECORD_BYTES = 16 * 2**20
 MAX_RECORD_VALUES = 100_000
@@ -38,10 +47,16 @@ MAX_RECORD_VALUES = 100_000
 
 _ZERO = "0" * 64
 
-EPOCH_LOGITS = "epoch_logits"
-"""The folder, in a trial's own, of the test set's logits after epochs before the last."""
+PROBE = ".probe"
+PROBE_BYTES = 2**16
 
-AnyRecord = TypeVar("AnyRecord", TrialResult, ProfileResult)
+AnyRecord = TypeVar("AnyRecord", bound=Sealed)
+
+__all__ = [
+    "EPOCH_LOGITS", "Damaged", "DamagedRecord", "Scan", "Store", "WriteProblem", "append_line", "component",
+    "read_curve", "read_result", "read_sealed", "replacing", "seal", "sha256", "sync_folder", "write_atomic",
+    "write_curve",
+]  # fmt: skip
 
 
 class DamagedRecord(Exception):
@@ -68,47 +83,13 @@ class Scan:
     damaged: tuple[Damaged, ...]
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place, durably, when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a whole file: after a kill or a power cut it holds the old content or the new."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-
-
 def sha256(path: Path) -> str:
     """SHA-256 of a plain file's content, in hexadecimal. Raises OSError for a pipe, a device, a folder."""
     with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def seal(record: TrialResult | ProfileResult, name: str = "trial.json") -> str:
+def seal(record: Sealed, name: str = "trial.json") -> str:
     """The text of a record, with its own SHA-256 (taken with 64 zeros in its place) under ``name``."""
     open_ = record.model_copy(update={"checksums": {**record.checksums, name: _ZERO}})
     text = open_.model_dump_json(indent=1) + "\n"
@@ -130,7 +111,9 @@ def read_sealed(path: Path, kind: type[AnyRecord], newest_schema: int) -> AnyRec
             _refuse_newer(int(version[1]), newest_schema)
         record = kind.model_validate_json(text)
         _refuse_newer(record.schema_version, newest_schema)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise DamagedRecord("a link to nothing") from error
         raise
     except ValidationError as error:
         first = error.errors()[0]
@@ -159,24 +142,6 @@ def read_result(path: Path) -> TrialResult:
     return read_sealed(path, TrialResult, SCHEMA_VERSION)
 
 
-def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Append one line of JSON and make it durable."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_curve(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Replace a whole curve, as resume does when it cuts back to the checkpoint."""
-    write_atomic(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
-
-
-def component(name: str) -> str:
-    """A name as one path component: no separator, no leading dot."""
-    return re.sub(r"[^A-Za-z0-9._+=-]", "-", name).lstrip(".") or "-"
-
-
 class Store:
     """The trials under one results folder."""
 
@@ -187,10 +152,9 @@ class Store:
     def prepare(self) -> None:
         """Create the folder and prove that it can be written. Raises EnvironmentProblem."""
         try:
-            self.trials.mkdir(parents=True, exist_ok=True)
-            with replacing(self.trials / ".probe") as temporary:
-                temporary.write_bytes(b"ok")
-            (self.trials / ".probe").unlink(missing_ok=True)
+            make_folder(self.trials)
+            write_atomic(self.trials / PROBE, b"." * PROBE_BYTES)
+            (self.trials / PROBE).unlink(missing_ok=True)
         except OSError as error:
             raise EnvironmentProblem(
                 f"results folder {self.root} cannot be written ({error.strerror or error}); "
@@ -208,7 +172,7 @@ class Store:
     def lock(self, folder: Path, timeout: float = -1) -> FileLock:
         """The lock of a trial; a process that dies gives it up."""
         self._refuse_links(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         return FileLock(folder / ".lock", timeout=timeout)
 
     def _refuse_links(self, folder: Path) -> None:
@@ -216,49 +180,68 @@ class Store:
         empty another file."""
         above = [folder, *folder.parents]
         inside = [folder / name for name in (".lock", "checkpoint", "state", EPOCH_LOGITS)]
-        for path in [*inside, *above[: above.index(self.trials)]]:
+        below = above[: above.index(self.trials)] if self.trials in above else []  # the results folder has a lock too
+        for path in [*inside, *below]:
             if path.is_symlink():
                 raise EnvironmentProblem(f"{path} is a link, which is not written through; move it away")
 
     def result(self, trial: Trial) -> TrialResult | None:
-        """The trial's final record, or None if it is missing, damaged or says "interrupted"."""
+        """The trial's final record. None if it is missing or damaged, says "interrupted" or that the machine failed, or
+        if the trial was being run again when its process died."""
+        folder = self.folder(trial.spec, trial.id)
         try:
-            found = read_result(self.folder(trial.spec, trial.id) / "trial.json")
+            found = read_result(folder / "trial.json")
         except (FileNotFoundError, DamagedRecord):
             return None
-        return None if found.status == "interrupted" or found.trial_id != trial.id else found
+        if not found.final or found.trial_id != trial.id:
+            return None
+        begun_again = (folder / "checkpoint").is_dir() and not _sound(folder / "curve.jsonl", found)
+        return None if begun_again else found
+
+    def started(self, trial: Trial) -> TrialResult | None:
+        """What the trial's last process wrote when it started, or None."""
+        try:
+            found = read_result(self.folder(trial.spec, trial.id) / "started.json")
+        except (FileNotFoundError, DamagedRecord):
+            return None
+        return found if found.trial_id == trial.id else None
 
     def write(self, result: TrialResult, name: str = "trial.json") -> None:
-        """Write a record, with the checksums of the files beside it."""
+        """Write a record, with the checksums of the files beside it. Whatever stands in the way is set aside."""
         folder = self.folder(result.spec, result.trial_id)
         self._refuse_links(folder)
+        make_way(folder)
         sums = {}
         if name == "trial.json":
             epochs = [f"{EPOCH_LOGITS}/{path.name}" for path in sorted((folder / EPOCH_LOGITS).glob("*.safetensors"))]
             for sibling in ("curve.jsonl", "network.safetensors", "logits.safetensors", *epochs):
                 if (folder / sibling).is_file():
                     sums[sibling] = sha256(folder / sibling)
-            damaged = folder / name
-            if damaged.exists():
-                with contextlib.suppress(OSError):
-                    self._set_aside(damaged)
+            with contextlib.suppress(FileNotFoundError):
+                try:
+                    read_result(folder / name)
+                except DamagedRecord:
+                    set_aside(folder / name)
         write_atomic(folder / name, seal(result.model_copy(update={"checksums": sums})))
 
-    def _set_aside(self, path: Path) -> None:
-        """Keep a damaged record under another name before a good one takes its place."""
+    def teaches(self, trial_id: str) -> bool:
+        """Whether a trial is finished and its network is the one that was recorded, so that students can learn."""
+        folder = self.find(trial_id)
+        if folder is None:
+            return False
         try:
-            read_result(path)
-        except DamagedRecord:
-            number = 1
-            while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-                number += 1
-            path.rename(aside)
+            found = read_result(folder / "trial.json")
+        except (FileNotFoundError, DamagedRecord):
+            return False
+        weights = folder / "network.safetensors"
+        return found.status == "ok" and weights.is_file() and _sound(weights, found)
 
     def scan(self) -> Scan:
         """Every record; a trial that was started and has no result counts as interrupted."""
         results: list[TrialResult] = []
         damaged: list[Damaged] = []
-        for folder in sorted(self.trials.glob("*/*/*/*")):
+        unreadable: list[tuple[Path, str]] = []
+        for folder in nested(self.trials, 4, unreadable):
             for name in ("trial.json", "started.json"):
                 path = folder / name
                 try:
@@ -269,4 +252,28 @@ class Store:
                     damaged.append(Damaged(path, str(error)))
                     continue
                 break
+        damaged += [Damaged(folder, reason) for folder, reason in unreadable]
         return Scan(tuple(results), tuple(damaged))
+
+    def leftovers(self) -> list[Path]:
+        """Temporary files that killed processes left under this results folder, sorted; those of trials that a
+        process works on now are not among them. They are harmless, and nothing reads them."""
+        found = [*temporaries(self.root), *temporaries(self.trials)]
+        for folder in nested(self.trials, 4):
+            left = temporaries(folder)
+            if left:
+                with contextlib.suppress(Timeout), self.lock(folder, timeout=0):
+                    found += left
+        for folder in nested(self.root / "profiles", 3):
+            found += temporaries(folder)
+        found += [path for path in [self.trials / PROBE] if path.is_file()]
+        return sorted(set(found))
+
+
+def _sound(path: Path, result: TrialResult) -> bool:
+    """Whether a file beside a record is what was recorded, or one that the record says nothing of."""
+    recorded = result.checksums.get(path.name)
+    try:
+        return recorded is None or not path.exists() or sha256(path) == recorded
+    except OSError:
+        return False

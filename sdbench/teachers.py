@@ -71,6 +71,7 @@ def _fits(result: TrialResult, request: Request, epochs: str | None) -> bool:
     return (
         result.status == "ok"
         and spec.generation is None
+        and spec.limit_steps is None
         and not spec.protocol.endswith(DISTILLED)
         and (not datasets or spec.dataset in datasets)
         and (not request.model or spec.network in request.model)

@@ -17,6 +17,7 @@ from sdbench.session import Session
 from sdbench.shelf import Shelf
 from sdbench.spec import Identity, Options, Recipe, Trial, TrialSpec, Value
 from sdbench.store import Store
+from sdbench.workers import ALONE, Workers
 
 AUGMENT = "crop-flip"
 LEAST_SPLIT = 1e-9
@@ -66,7 +67,7 @@ class TinyTask:
         """A fresh network, its weights drawn from torch's global generator."""
         return models.build(self.network, self.num_classes, self.image_size)
 
-    def session(self, trial: Trial, shelf: Shelf | None = None) -> Session:
+    def session(self, trial: Trial, shelf: Shelf | None = None, workers: Workers = ALONE) -> Session:
         """The trial's session on the CPU; a method that is taught gets a teacher."""
         device = torch.device("cpu")
         configure(trial.spec, device)
@@ -74,11 +75,11 @@ class TinyTask:
         if registry.build(trial.spec.method, trial.spec.params).taught:
             torch.manual_seed(1)
             teacher = self.build_network().frozen_copy()
-        return assemble(trial, device, tiny_data(self), self.build_network, teacher, shelf)
+        return assemble(trial, device, tiny_data(self), self.build_network, teacher, shelf, workers)
 
-    def open(self, trial: Trial, store: Store, options: Options) -> Session:
+    def open(self, trial: Trial, store: Store, options: Options, workers: Workers = ALONE) -> Session:
         """As ``session``, with the arguments that ``run_trial`` hands over."""
-        return self.session(trial, Shelf(store.folder(trial.spec, trial.id), options.state))
+        return self.session(trial, Shelf(store.folder(trial.spec, trial.id), options.state), workers)
 
 
 def tiny_data(task: TinyTask) -> ResidentSet:

@@ -8,10 +8,10 @@ score is also given after temperature scaling.
 from __future__ import annotations
 
 import math
+import signal
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,21 @@ import torch
 from torch import Tensor
 
 from sdbench import checkpoint, environment, kept
+from sdbench.account import Progress, Scores, pairing_of, record_of
 from sdbench.assembly import open_session
 from sdbench.errors import TrialInterrupted
 from sdbench.evaluate import evaluate
 from sdbench.method import Terms
+from sdbench.outcomes import conclude, explain, is_out_of_memory
 from sdbench.schedule import learning_rate
 from sdbench.session import Session
-from sdbench.spec import Cost, Metrics, Options, Pairing, Provenance, Scaled, Status, StepKind, Trial, TrialResult
-from sdbench.store import Store, append_line, write_curve
+from sdbench.spec import Options, Status, StepKind, Trial, TrialResult
+from sdbench.store import Store, WriteProblem, append_line, write_curve
 from sdbench.temperature import rescore
+from sdbench.trial_folder import make_way
+from sdbench.workers import ALONE, PeerLost, Workers
 
-CLOCKS = ("train_s", "process_s", "eval_s", "setup_s")
+BEGUN = "started and not finished"
 
 GRADIENT_DEADLINE = 10
 """Steps within which every auxiliary parameter must have had a gradient."""
@@ -39,29 +43,7 @@ class Diverged(Exception):
     """The loss or the weights are no longer finite."""
 
 
-@dataclass
-class Progress:
-    """What a trial has done so far; all of it is in the checkpoint."""
-
-    epoch: int = 0
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    resumes: list[int] = field(default_factory=list)
-    clocks: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CLOCKS, 0.0))
-    labelled_images: int = 0
-    pairing: dict[str, str] = field(default_factory=dict)
-    timing_problems: list[str] = field(default_factory=list)
-    started: str = ""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What the last epoch's network is worth, before and after temperature scaling; nothing before that epoch."""
-
-    metrics: Metrics | None = None
-    scaled: Scaled | None = None
-
-
-Opener = Callable[[Trial, Store, Options], Session]
+Opener = Callable[[Trial, Store, Options, Workers], Session]
 
 
 def run_trial(
@@ -71,57 +53,75 @@ def run_trial(
     *,
     stop: Callable[[], bool] = lambda: False,
     opener: Opener = open_session,
+    workers: Workers = ALONE,
+    anew: str = "",
 ) -> TrialResult:
     """Train one trial, or finish it from its newest checkpoint, and write its record.
 
     Every outcome that Python can see becomes a record: ok, nan, oom, failed, interrupted. ``stop`` is
     asked before each step; when it says True the trial ends as interrupted, its checkpoint kept.
     ``opener`` builds the session; the conformance checks give one that needs no data set on disk.
+    ``workers``: the processes of the trial, each of which calls this. The first one writes the record, another only
+    that of its own failure. Raises PeerLost where one of them is gone.
+    anew: when a finished trial was started that is to be run again; its own checkpoints are not gone on from.
+    WriteProblem where not even the record can be written.
     """
     folder = store.folder(trial.spec, trial.id)
     progress = Progress(started=environment.now())
     session: Session | None = None
     status: Status = "ok"
-    reason, scores = "", Scores()
+    reason, scores, resumable = "", Scores(), False
     try:
-        store.write(_record(trial, options, progress, "interrupted", "started and not finished"), "started.json")
+        make_way(folder)
+        earlier = None if anew else store.started(trial)
+        if earlier is None and workers.leads:
+            store.write(record_of(trial, options, progress, "interrupted", BEGUN), "started.json")
         began = time.perf_counter()
-        session = opener(trial, store, options)
+        session = opener(trial, store, options, workers)
         session.choose_step(_step_kind(options, session))
-        _resume(session, progress, folder)
+        _resume(session, progress, folder, anew, earlier)
+        if progress.resumes and workers.leads:
+            store.write(record_of(trial, options, progress, "interrupted", BEGUN), "started.json")
         progress.clocks["setup_s"] += time.perf_counter() - began
         scores = _train(session, progress, folder, options, stop)
+    except PeerLost:
+        raise
     except TrialInterrupted as error:
         status, reason = "interrupted", str(error)
     except Diverged as error:
         status, reason = "nan", str(error)
     except MemoryError as error:
         status, reason = "oom", f"out of memory: {error}"
-    except Exception as error:  # a plug-in may raise anything; the trial becomes a row that says so
+    except WriteProblem as error:
+        status, reason, resumable = "failed", f"{error.strerror}: {Path(error.filename).name} was not written", True
+    except BaseException as error:  # a plug-in may raise anything; the trial becomes a row that says so
+        if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            raise  # a Ctrl-C, which the process of a trial ignores
         status = "oom" if is_out_of_memory(error) else "failed"
         reason = explain(error)
-    result = _record(trial, options, progress, status, reason, session, scores)
-    store.write(result)
-    if status != "interrupted" and not options.keep_checkpoints:
-        checkpoint.remove(folder / "checkpoint")
-        if session is not None:
-            session.rows.remove()
-    return result
+    result = record_of(trial, options, progress, status, reason, session, scores, resumable)
+    if not (workers.leads or status in ("failed", "oom")):
+        return result
+    standing = conclude(store, result, options, progress.curve)
+    if result.final and not options.keep_checkpoints and session is not None:
+        session.rows.remove()  # not before the record: until then, the last checkpoint needs them
+    return standing
 
 
 def _step_kind(options: Options, session: Session) -> StepKind:
-    """A CUDA graph wherever there is a GPU, unless it is not wanted; the same kernels as eagerly."""
-    if options.compile == "off" or (options.compile == "auto" and session.device.type != "cuda"):
-        return "eager"
-    return "graph"
+    """A CUDA graph wherever there is one GPU, unless it is not wanted; the same kernels as eagerly."""
+    off = options.compile == "off" or session.workers.shard.size > 1
+    return "eager" if off or (options.compile == "auto" and session.device.type != "cuda") else "graph"
 
 
 def _train(session: Session, progress: Progress, folder: Path, options: Options, stop: Callable[[], bool]) -> Scores:
-    """All remaining epochs, then the test set, once, and the held-out images where there are any."""
-    epochs = session.spec.recipe.epochs
-    progress.timing_problems += environment.timing_problems(session.device, options.packed)
+    """All remaining epochs, then the test set, once, and the held-out images where there are any. A search trial never
+    looks at the test set."""
+    epochs, search, leads = session.spec.recipe.epochs, session.spec.search, session.workers.leads
+    judged = "validation_top1" if search else "top1"
+    _look_for_timing_problems(session, progress, options)
     if not progress.pairing:
-        progress.pairing = session.pairing()
+        progress.pairing = pairing_of(session)
     scored: tuple[Tensor, Tensor] | None = None
     while progress.epoch < epochs:
         epoch = progress.epoch
@@ -129,24 +129,29 @@ def _train(session: Session, progress: Progress, folder: Path, options: Options,
         began = time.perf_counter()
         last = epoch == epochs - 1
         keeps = kept.wants(options, epoch + 1)
-        if last or keeps or (options.eval_every and (epoch + 1) % options.eval_every == 0):
-            scored = logits, labels = session.test_logits()
-            line["top1"] = (logits.argmax(1) == labels).double().mean().item()
+        if leads and (last or keeps or (options.eval_every and (epoch + 1) % options.eval_every == 0)):
+            scored = logits, labels = session.judged_logits()
+            line[judged] = (logits.argmax(1) == labels).double().mean().item()
             if keeps:
                 kept.write_epoch(folder, epoch + 1, logits, labels)
         progress.clocks["eval_s"] += time.perf_counter() - began
         progress.curve.append(line)
         progress.epoch = epoch + 1
         _save(session, progress, folder)
-        append_line(folder / "curve.jsonl", line)
+    _look_for_timing_problems(session, progress, options)
+    if not leads:
+        return Scores()
     began = time.perf_counter()
-    logits, labels = scored or session.test_logits()  # None where the checkpoint was at the last epoch
-    held_out = session.validation_logits()
+    logits, labels = scored or session.judged_logits()  # None where the checkpoint was at the last epoch
+    held_out = None if search else session.validation_logits()
     if not all(bool(z.isfinite().all()) for z, _ in [(logits, labels), *([held_out] if held_out else [])]):
         raise Diverged(f"the logits on the test set or the held-out images are not finite after epoch {epochs - 1}")
-    scores = Scores(evaluate(logits, labels), rescore(logits, labels, *held_out) if held_out else None)
+    metrics = evaluate(logits, labels)
+    scores = Scores(metrics, rescore(logits, labels, *held_out) if held_out else None)
     progress.clocks["eval_s"] += time.perf_counter() - began
-    progress.timing_problems += environment.timing_problems(session.device, options.packed)
+    if search:
+        kept.write_last(folder, options, session.network.state_dict(), {})
+        return Scores(validation_top1=metrics.top1)
     tensors = {"logits": logits, "labels": labels}
     if held_out is not None:
         tensors |= {"validation_logits": held_out[0], "validation_labels": held_out[1]}
@@ -165,133 +170,79 @@ def _train_epoch(session: Session, progress: Progress, epoch: int, stop: Callabl
         if stop():
             raise TrialInterrupted(f"stopped in epoch {epoch}; run the same command to resume from its start")
         rate = learning_rate(spec.recipe, epoch, step, steps)
-        terms = session.step(batch, rate, (epoch * steps + step) / (spec.recipe.epochs * steps))
+        labelled = session.labelled(step)
+        done = (epoch * steps + step) / (spec.recipe.epochs * steps)
+        terms = session.step(batch, rate, done, len(batch.labels) / labelled)
         for name, term in terms.items():
-            value = term.detach().double() * len(batch.labels)
+            value = term.detach().double() * labelled
             sums[name] = sums[name] + value if name in sums else value
-        images += len(batch.labels)
+        images += labelled
         if epoch * steps + step + 1 == min(GRADIENT_DEADLINE, spec.recipe.epochs * steps):
             session.refuse_unused_parameters()
     session.end_epoch()
-    values = torch.stack([*sums.values(), session.finite().double()]).tolist()  # waits for the device, once
-    losses = {name: total / images for name, total in zip(sums, values[:-1], strict=True)}
-    wall, process = time.perf_counter() - wall, time.process_time() - process
+    *totals, finite = torch.stack([*sums.values(), session.finite().double()]).tolist()  # waits for the device, once
+    told = session.workers.gather((dict(zip(sums, totals, strict=True)), time.process_time() - process))
+    names = dict.fromkeys(name for part, _ in told for name in part)
+    losses = {name: math.fsum(part.get(name, 0.0) for part, _ in told) / images for name in names}
+    wall = time.perf_counter() - wall
     progress.clocks["train_s"] += wall
-    progress.clocks["process_s"] += process
+    progress.clocks["process_s"] += math.fsum(seconds for _, seconds in told)
     progress.labelled_images += images
     bad = [name for name, value in losses.items() if not math.isfinite(value)]
-    if bad or not values[-1]:
+    if bad or not finite:
         what = f"loss term {', '.join(bad)} is" if bad else "the weights are"
         raise Diverged(f"{what} not finite in epoch {epoch}; lower lr or the method's coefficients")
     session.validate()
+    session.joiner.refuse_differences(epoch)
     rate = learning_rate(spec.recipe, epoch, 0, steps)
     loss = math.fsum(losses.values())
     speed = round(images / wall, 1)
     return {"epoch": epoch, "lr": rate, "loss": loss, "terms": losses, "images_per_s": speed}
 
 
+def _look_for_timing_problems(session: Session, progress: Progress, options: Options) -> None:
+    for found in session.workers.gather(environment.timing_problems(session.device, options.packed)):
+        progress.timing_problems += found
+
+
 def _save(session: Session, progress: Progress, folder: Path) -> None:
+    """A checkpoint, and then the epoch's line of the curve."""
     state = {"trial_id": session.trial_id, "progress": vars(progress), "session": session.state()}
-    checkpoint.save(folder / "checkpoint", progress.epoch, state)
-    session.rows.retire()
+    if session.workers.leads:
+        checkpoint.save(folder / "checkpoint", progress.epoch, state)
+        if progress.epoch == 1:  # until here, a finished trial that is run again has all its files
+            write_curve(folder / "curve.jsonl", progress.curve)
+            kept.cut_back(folder, 1)
+        else:
+            append_line(folder / "curve.jsonl", progress.curve[-1])
+        session.rows.retire()
 
 
-def _resume(session: Session, progress: Progress, folder: Path) -> None:
-    """Continue from the newest checkpoint and cut the curve back to it; otherwise start clean."""
-    state = checkpoint.load(folder / "checkpoint", checkpoint.room(session.state(), session.rows.nbytes), Progress())
+def _resume(
+    session: Session, progress: Progress, folder: Path, anew: str = "", earlier: TrialResult | None = None
+) -> None:
+    """Continue from the newest checkpoint and cut the curve back to it; otherwise start clean.
+
+    anew: as in ``run_trial``. earlier: what the process before this one wrote when it started, for the resumes that no
+    checkpoint holds because their epoch was not finished.
+    """
+    limit = checkpoint.room(session.state(), session.rows.nbytes)
+    state = checkpoint.load(folder / "checkpoint", limit, Progress())
     if state is not None and state["session"].get("device", session.device.type) != session.device.type:
         state = None  # streams of random numbers differ between devices: nothing to go on from
     if state is not None and (problem := session.rows.problem(state["session"].get("rows", {}))):
         warnings.warn(f"the checkpoint cannot be gone on from ({problem}); training starts again", stacklevel=2)
         state = None
+    if state is not None and anew and state["progress"]["started"] == anew:
+        state = None
     if state is not None and state["trial_id"] == session.trial_id:
         session.restore(state["session"])
         for key, value in state["progress"].items():
             setattr(progress, key, value)
+        if earlier is not None and earlier.provenance.started == progress.started:
+            progress.resumes = max(progress.resumes, list(earlier.resumes), key=len)
         progress.resumes.append(progress.epoch)
-    write_curve(folder / "curve.jsonl", progress.curve)
-    kept.cut_back(folder, progress.epoch)
-
-
-def _record(
-    trial: Trial,
-    options: Options,
-    progress: Progress,
-    status: Status,
-    reason: str,
-    session: Session | None = None,
-    scores: Scores = Scores(),
-) -> TrialResult:
-    pairing = Pairing(**progress.pairing) if progress.pairing else None
-    return TrialResult(
-        trial_id=trial.id,
-        status=status,
-        reason=reason,
-        caveat=trial.caveat,
-        baseline=options.baseline,
-        spec=trial.spec,
-        identity=trial.identity,
-        metrics=scores.metrics,
-        scaled=scores.scaled,
-        cost=_cost(session, progress) if session else None,
-        pairing=pairing,
-        provenance=provenance(options, session.device if session else None, progress.started),
-        resumes=tuple(progress.resumes),
-        epochs_done=progress.epoch,
-        num_classes=session.data.num_classes if session else None,
-    )
-
-
-def _cost(session: Session, progress: Progress) -> Cost:
-    problems = tuple(dict.fromkeys(progress.timing_problems))
-    step, step_reason = session.step_kind
-    cuda = session.device.type == "cuda"
-    return Cost(
-        **progress.clocks,
-        labelled_images=progress.labelled_images,
-        images_with_gradient=session.network.passes.with_gradient,
-        images_without_gradient=session.network.passes.without_gradient,
-        peak_memory_bytes=torch.cuda.max_memory_allocated() if cuda else environment.peak_resident_bytes(),
-        peak_reserved_bytes=torch.cuda.max_memory_reserved() if cuda else 0,
-        auxiliary_parameters=session.auxiliary_parameters(),
-        state_bytes=session.state_bytes(),
-        timing_valid=not problems,
-        timing_problems=problems,
-        step=step,
-        step_reason=step_reason,
-    )
-
-
-def provenance(options: Options, device: torch.device | None, started: str) -> Provenance:
-    """Where a record of this process comes from."""
-    commit, dirty = environment.source_commit()
-    cuda = device is not None and device.type == "cuda"
-    return Provenance(
-        versions=environment.versions(),
-        device=environment.device_name(device) if device else "none",
-        driver=environment.driver_version() if cuda else "",
-        cpu=environment.cpu_model(),
-        commit=commit,
-        dirty=dirty,
-        command=options.command,
-        config=options.config,
-        origins=options.origins,
-        started=started,
-        finished=environment.now(),
-    )
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch says that memory ran out, on a GPU or on the host."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def explain(error: BaseException) -> str:
-    """The error and the innermost place of the traceback, without the folders it lies in."""
-    frame = error.__traceback__
-    while frame and frame.tb_next:
-        frame = frame.tb_next
-    where = ""
-    if frame:
-        where = f" ({Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno})"
-    return f"{type(error).__name__}: {error}{where}"
+    session.joiner.refuse_differences(progress.epoch)
+    if session.workers.leads and (state is not None or not anew):
+        write_curve(folder / "curve.jsonl", progress.curve)
+        kept.cut_back(folder, progress.epoch)

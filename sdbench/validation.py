@@ -17,6 +17,7 @@ from sdbench.store import DamagedRecord, read_sealed
 from sdbench.validation_files import Found, search
 from sdbench.validation_profile import profile_findings
 from sdbench.validation_records import Finding, Validation, error, warning
+from sdbench.validation_reference import band_findings
 from sdbench.validation_sets import reference_findings, set_findings
 from sdbench.validation_trial import protocol_findings, trial_findings
 
@@ -53,6 +54,7 @@ def validate(paths: Sequence[str], against: str | None = None) -> Validation:
     for found, profile in profiles:
         findings += profile_findings(found, profile)
     findings += set_findings(trials, profiles)
+    findings += band_findings(trials)
     if against is not None:
         findings += _compare(trials, against, any(each.whole for each in searches))
     ordered = sorted(findings, key=lambda finding: finding.level)  # "error" before "warning", else as found

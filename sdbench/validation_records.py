@@ -13,7 +13,7 @@ class Finding(Record):
     """One thing that is wrong (error) or odd (warning).
 
     kind: which check found it, one word: unreadable, newer, schema, checksum, identity, place, range, protocol,
-    duplicate, suspicious, seeds, pairing, missing, reference, link, litter.
+    duplicate, suspicious, seeds, pairing, missing, reference, reference band, link, litter.
     place: the file, under the path that was given; or what the records compared have in common.
     """
 

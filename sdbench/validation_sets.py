@@ -36,7 +36,7 @@ def set_findings(trials: Sequence[Read], profiles: Sequence[tuple[Found, Profile
     """What only several records together can show."""
     yield from _duplicates([(found, record.trial_id) for found, record in trials], "trial")
     yield from _duplicates([(found, record.profile_id) for found, record in profiles], "profile")
-    for group in grouped(trials, _comparable).values():
+    for group in grouped([read for read in trials if not read[1].spec.search], _comparable).values():
         by_variant = grouped(group, _variant)
         for variant in by_variant.values():
             yield from _alike(variant)
@@ -55,12 +55,16 @@ def _duplicates(ids: Sequence[tuple[Found, str]], what: str) -> Iterator[Finding
 
 def _comparable(read: Read) -> str:
     spec, identity = read[1].spec, read[1].identity
-    return canonical([spec.model_dump(mode="json", exclude=OWN), identity.data_fingerprint, identity.protocol_version])
+    shared = spec.model_copy(update={"recipe": spec.common_recipe, "tuning": None})
+    budget = spec.budget.model_dump(mode="json") if spec.budget else None
+    own = shared.model_dump(mode="json", exclude=OWN)
+    return canonical([own, budget, identity.data_fingerprint, identity.protocol_version])
 
 
 def _variant(read: Read) -> tuple[str, str, str]:
     record = read[1]
-    return record.spec.method, canonical(record.spec.params), record.identity.method_source
+    study = [record.spec.tuning.study] if record.spec.tuning else []
+    return record.spec.method, canonical([record.spec.params, *study]), record.identity.method_source
 
 
 def _alike(variant: Sequence[Read]) -> Iterator[Finding]:

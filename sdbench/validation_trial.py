@@ -12,12 +12,13 @@ from sdbench.spec import Trial, TrialResult, TrialSpec
 from sdbench.store import EPOCH_LOGITS, Store, sha256
 from sdbench.validation_files import SEALED, STARTED, TRIAL, Found, Unsound, curve_lines, readable, tensors
 from sdbench.validation_records import Finding, error, warning
+from sdbench.validation_tuning import SEARCHED, search_problems, tuning_problems
 
 RERUN = "run its trial again, or take the record out"
 TOLERANCE = 1e-9
 """Sums of many rounded terms may pass a bound by that much."""
 
-USERS = ("epochs", "batch_size", "lr", "weight_decay")
+USERS = ("epochs", "batch_size", "lr", "weight_decay", "policy")
 """What of a recipe a user may set; ``augment`` follows the data set, ``warmup_epochs`` the epochs."""
 
 
@@ -60,8 +61,10 @@ def trial_findings(found: Found, record: TrialResult) -> Iterator[Finding]:
 
 def _out_of_range(record: TrialResult) -> Iterator[str]:
     epochs, metrics = record.spec.recipe.epochs, record.metrics
-    if record.status == "ok" and (metrics is None or record.cost is None):
+    score = record.validation_top1 if record.spec.search else metrics
+    if record.status == "ok" and (score is None or record.cost is None):
         yield "status is ok, but metrics or cost are missing"
+    yield from search_problems(record)
     if record.status == "ok" and record.epochs_done != epochs:
         yield f"status is ok after {record.epochs_done} of {epochs} epochs"
     if record.epochs_done > epochs:
@@ -173,7 +176,7 @@ def protocol_findings(place: str, record: TrialResult) -> Iterator[Finding]:
     from sdbench.protocol import HOLDOUT, PROTOCOLS, known
 
     spec, version = record.spec, record.identity.protocol_version
-    protocol = known(spec.protocol)
+    protocol = known(spec.protocol, spec.dataset)
     if protocol is None:
         remedy = f"known here: {', '.join(PROTOCOLS)}; upgrade sdbench or run it again"
         yield error("protocol", place, f"protocol {spec.protocol[:60]!r} is unknown", remedy)
@@ -195,12 +198,16 @@ def protocol_findings(place: str, record: TrialResult) -> Iterator[Finding]:
         if getattr(spec.recipe, name) != value:
             problem = f"recipe.{name} is {getattr(spec.recipe, name)}, where {protocol.name} says {value}"
             yield error("protocol", place, problem, RERUN)
-    yield from _overridden(place, spec, {name: getattr(protocol.recipe, name) for name in USERS})
+    for problem in tuning_problems(record):
+        yield error("protocol", place, problem, RERUN)
+    searched = SEARCHED if spec.search else ()
+    yield from _overridden(place, spec, {n: getattr(protocol.recipe, n) for n in USERS if n not in searched})
 
 
 def _overridden(place: str, spec: TrialSpec, standard: dict[str, object]) -> Iterator[Finding]:
-    changed = {name: value for name, value in standard.items() if getattr(spec.recipe, name) != value}
+    recipe = spec.common_recipe
+    changed = {name: value for name, value in standard.items() if getattr(recipe, name) != value}
     if changed:
-        told = ", ".join(f"{name} {getattr(spec.recipe, name)} for {value}" for name, value in changed.items())
+        told = ", ".join(f"{name} {getattr(recipe, name)} for {value}" for name, value in changed.items())
         problem = f"departs from protocol {spec.protocol}: {told}"
         yield warning("protocol", place, problem, "say so where you quote it; boards keep it in a table of its own")

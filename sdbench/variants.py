@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from sdbench import registry
 from sdbench.errors import UserError, unknown
 from sdbench.method import Combination
+from sdbench.protocol import traits
 from sdbench.request import Problems
 from sdbench.selectors import parse_variant, select
 from sdbench.spec import Value
@@ -43,7 +44,7 @@ def choose_variants(
             built = problems.attempt(lambda n=members_names, c=checked, d=dataset: _variant(n, c, d))  # type: ignore[misc]
             if built is None:
                 continue
-            if not named_teachers and registry.build(*built).wants_teacher:
+            if not named_teachers and traits(*built).wants_teacher:
                 problems.found.append(
                     f"{built[0]} learns from a finished network that is named, and a run names none; "
                     "see `sdbench distill --help`"
@@ -90,10 +91,10 @@ def _variant(names: Sequence[str], given: Sequence[Mapping[str, Value]], dataset
         params.update({f"{name}.{k}": v for k, v in registry.resolve(name, dataset, own).items()})
     combined = "+".join(names)
     try:
-        method = registry.build(combined, params)
+        method = traits(combined, params)
     except UserError:
         raise
-    except Exception as error:  # a plug-in's constructor may raise anything
+    except (ValueError, TypeError) as error:
         raise UserError(f"{combined}: its constructor refuses these values: {type(error).__name__}: {error}") from error
     if isinstance(method, Combination) and method.generations > 1 and len(names) > 1:
         raise UserError(f"{combined}: a method of several generations cannot be combined; run it alone")

@@ -25,6 +25,10 @@ MAX_VALUES = 4_000_000
 MAX_DEPTH = 16
 MAX_MEMO = 2**24
 
+MARK = b"sha256:"
+COMMENT = len(MARK) + 64
+"""Bytes of an archive's comment, in which ``checkpoint.save`` keeps its digest."""
+
 OPCODES = frozenset({
     "PROTO", "STOP", "MARK", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
     "SETITEM", "SETITEMS", "APPEND", "APPENDS", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1",
@@ -66,10 +70,12 @@ def vet(file: BinaryIO, limit: int) -> None:
 
 def _vet_directory(file: BinaryIO, size: int) -> None:
     """The archive ends with one directory of bounded size, so that all who read it see the same members."""
-    file.seek(max(0, size - 98))
-    tail = file.read(98)
+    file.seek(max(0, size - 98 - COMMENT))
+    tail = file.read(98 + COMMENT)
+    comment = COMMENT if tail[-COMMENT:].startswith(MARK) else 0
+    size, tail = size - comment, tail[: len(tail) - comment][-98:]
     end = tail[-22:]
-    if len(tail) < 22 or end[:4] != b"PK\5\6" or end[20:] != b"\0\0":
+    if len(tail) < 22 or end[:4] != b"PK\5\6" or int.from_bytes(end[20:], "little") != comment:
         raise Unfit("not an archive")
     count, length, offset = struct.unpack("<HII", end[10:20])
     begins = size - 22

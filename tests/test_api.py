@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import sdbench
 from sdbench import api
 from sdbench.api_options import ClaimsOptions, DistillOptions, ProfileOptions, RunOptions, command, typed
+from sdbench.api_tune import TuneOptions
 from sdbench.cli import app
 from sdbench.cost.records import ProfileResult, ProfileRow
 from sdbench.cost.request import ProfileRequest
@@ -32,7 +33,7 @@ from sdbench.train import run_trial
 Writer = Callable[..., Path]
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
 SIGNED = ("leaderboard", "compare", "validate", "merge", "schema", "report", "plot", "analyze")
-SIGNED += ("check", "doctor", "describe", "prepare")
+SIGNED += ("check", "doctor", "describe", "prepare", "gc", "rm", "rescore", "export", "init")
 """Commands whose functions name their arguments themselves."""
 
 
@@ -63,7 +64,7 @@ def test_it_is_exported_lazily_and_loads_nothing_heavy() -> None:
 
 
 def test_every_command_has_a_function() -> None:
-    verbs = set(typer.main.get_command(app).commands) - {"list", "show"}  # type: ignore[attr-defined]
+    verbs = {verb.replace("-", "_") for verb in typer.main.get_command(app).commands} - {"list", "show"}  # type: ignore[attr-defined]
     assert verbs <= set(api.__all__), f"sdbench.api lacks {sorted(verbs - set(api.__all__))}"
     assert {"trial", "trials", "list_methods", "to_pandas"} <= set(api.__all__)
     for name in api.__all__:
@@ -75,11 +76,14 @@ def test_keyword_arguments_are_named_as_options() -> None:
     assert {*ProfileOptions.__annotations__, "sweep"} == ProfileRequest.model_fields.keys()
     assert ClaimsOptions.__annotations__.keys() <= ProfileRequest.model_fields.keys()
     group = typer.main.get_command(app)
-    own = {verb: set(inspect.signature(getattr(api, verb)).parameters) - {"write"} for verb in SIGNED}
+    own = {verb: set(inspect.signature(getattr(api, verb)).parameters) for verb in SIGNED}
+    own["leaderboard"] -= {"write"}
     own["distill"] = set(DistillOptions.__annotations__)
+    own["tune"] = set(TuneOptions.__annotations__)
     for verb, names in own.items():
+        names = names - {"dry_run"}
         options = {p.name.rstrip("_") for p in group.commands[verb].params}  # type: ignore[attr-defined]
-        assert names == options - {"as_json", "format", "quiet", "dry_run", "show_config"}, verb
+        assert names == options - {"as_json", "format", "quiet", "dry_run", "show_config", "yes"}, verb
 
 
 @pytest.mark.parametrize("options", [{"metods": "ce"}, {"methods": "ce", "lrr": 1}])

@@ -38,15 +38,20 @@ def uses(path: Path, package: str, *, top_level: bool = False) -> bool:
 
 
 def test_only_the_ray_engine_imports_ray() -> None:
-    assert [module_name(p) for p in HARNESS if uses(p, "ray")] == ["sdbench.engine.ray_tune"]
+    found = [module_name(p) for p in HARNESS if uses(p, "ray")]
+    assert "sdbench.engine.ray_tune" in found
+    assert all(name.startswith("sdbench.engine.ray_") for name in found), found
     assert not any(uses(p, "ray", top_level=True) for p in HARNESS)
 
 
 @pytest.mark.parametrize(
     "name",
-    ["store", "statistics", "leaderboard", "spec", "space", "selectors", "progress", "cost.records", "cost.archive"],
+    [
+        *("store", "statistics", "leaderboard", "spec", "space", "selectors", "progress"),
+        *("cost.records", "cost.archive", "engine.worker", "engine.local", "engine.ray_errand"),
+    ],
 )
-def test_records_and_boards_need_no_torch(name: str) -> None:
+def test_records_boards_and_supervisors_need_no_torch(name: str) -> None:
     code = f"import sys, sdbench.{name}; print([m for m in ('torch', 'ray') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -96,7 +101,7 @@ def test_a_method_imports_no_other_method_and_no_harness() -> None:
 
 
 LAYERS = [
-    {"sdbench.cli", "sdbench.api", "sdbench.api_cost", "sdbench.api_evidence", "sdbench.api_care"},
+    {"sdbench.cli", "sdbench.api", "sdbench.api_cost", "sdbench.api_evidence", "sdbench.api_care", "sdbench.api_tune"},
     {"sdbench.analysis.questions"},
     {"sdbench.analysis.pictures"},
     {"sdbench.report.commands"},
@@ -105,27 +110,52 @@ LAYERS = [
     {"sdbench.report.charts"},
     {"sdbench.report.costs"},
     {"sdbench.report.material"},
-    {"sdbench.distill"},
+    {"sdbench.distill", "sdbench.tuning_run"},
     {"sdbench.analysis.trials", "sdbench.analysis.logits", "sdbench.analysis.planes", "sdbench.analysis.features"},
+    {"sdbench.upkeep"},
+    {"sdbench.rescoring", "sdbench.bundle", "sdbench.scaffold", "sdbench.starting"},
     {"sdbench.commands", "sdbench.boards", "sdbench.catalog", "sdbench.doctor", "sdbench.checks"},
     {"sdbench.configuration"},
     {"sdbench.preview", "sdbench.preparation"},
+    {"sdbench.forecast_facts"},
+    {"sdbench.forecast"},
+    {"sdbench.forecast_records"},
     {"sdbench.cost.commands"},
     {"sdbench.cost.profile", "sdbench.cost.scaling"},
     {"sdbench.cost.request"},
     {"sdbench.run"},
-    {"sdbench.teachers", "sdbench.distill_table"},
-    {"sdbench.plan", "sdbench.iso_cost", "sdbench.variants", "sdbench.protocol", "sdbench.request"},
-    {"sdbench.engine", "sdbench.engine.local", "sdbench.engine.ray_tune"},
-    {"sdbench.engine.supervise", "sdbench.engine.worker", "sdbench.engine.job"},
+    {"sdbench.tuning"},
+    {"sdbench.teachers", "sdbench.distill_table", "sdbench.study"},
+    {"sdbench.plan"},
+    {"sdbench.shards"},
+    {"sdbench.plan_options", "sdbench.iso_cost", "sdbench.variants", "sdbench.protocol", "sdbench.request"},
+    {
+        "sdbench.engine",
+        "sdbench.engine.local",
+        "sdbench.engine.ray_tune",
+        "sdbench.engine.ray_train",
+        "sdbench.engine.ray_search",
+        "sdbench.engine.ray_errand",
+        "sdbench.engine.ray_halt",
+        "sdbench.engine.ray_cluster",
+        "sdbench.engine.ray_nodes",
+        "sdbench.engine.shipping",
+    },
+    {"sdbench.engine.follow"},
+    {"sdbench.engine.supervise", "sdbench.engine.worker", "sdbench.engine.job", "sdbench.engine.fence"},
+    {"sdbench.engine.group"},
     {"sdbench.cost.memory", "sdbench.cost.counts", "sdbench.cost.energy", "sdbench.cost.state"},
     {"sdbench.cost.setting"},
-    {"sdbench.train", "sdbench.assembly", "sdbench.session", "sdbench.graph", "sdbench.kept"},
+    {"sdbench.train", "sdbench.account", "sdbench.assembly", "sdbench.session", "sdbench.graph", "sdbench.kept"},
+    {"sdbench.joining"},
+    {"sdbench.outcomes"},
     {"sdbench.data", "sdbench.models", "sdbench.evaluate", "sdbench.temperature"},
     {"sdbench.zoo"},
     {"sdbench.timm_models"},
     {"sdbench.parts"},
     {
+        "sdbench.shelf",
+        "sdbench.rows",
         "sdbench.registry",
         "sdbench.network",
         "sdbench.method",
@@ -134,13 +164,22 @@ LAYERS = [
         "sdbench.remainder",
         "sdbench.anatomy",
     },
+    {"sdbench.workers"},
     {"sdbench.cost.archive"},
+    {"sdbench.housekeeping"},
+    {"sdbench.housekeeping_removal", "sdbench.housekeeping_records"},
     {"sdbench.superseded", "sdbench.budget"},
+    {"sdbench.study_records"},
     {"sdbench.store"},
+    {"sdbench.trial_folder", "sdbench.curve_lines"},
+    {"sdbench.durable"},
     {"sdbench.cost.verdict", "sdbench.cost.timing"},
     {"sdbench.statistics"},
     {"sdbench.cost.records"},
+    {"sdbench.study_values"},
     {"sdbench.spec", "sdbench.space", "sdbench.errors"},
+    {"sdbench.tuning_records"},
+    {"sdbench.record"},
 ]
 
 

@@ -83,6 +83,30 @@ def test_step_leaves_out_what_is_not_asked_for(script: Callable[[str], ModuleTyp
     assert [line["what"] for line in found["lines"]] == ["sdbench / tight", "data / sdbench"]
 
 
+def test_streaming_reads_every_file_of_an_epoch_on_both_sides(
+    script: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = script("streaming")
+    size = module.make_files(tmp_path, 24, 6)
+    assert 60_000 < size < 160_000
+    ours, theirs = (make(tmp_path, 0, 5, 32) for make in (module.sdbench_batches, module.torchvision_batches))
+    assert [len(batch.labels) for batch in ours(1)] == [len(labels) for _, labels in theirs(1)] == [5, 5, 5, 5, 4]
+    assert all(batch.images.shape[1:] == (3, 32, 32) for batch in ours(2))
+    file = tmp_path / "streaming.json"
+    tiny = ["--rounds", "2", "--images", "12", "--distinct", "3", "--workers", "0", "--batch-size", "4", "--size", "32"]
+    module.main([*tiny, "--json", str(file)])
+    found = json.loads(file.read_text())
+    assert {name: len(rates) for name, rates in found["images_per_s"].items()} == {"sdbench": 2, "torchvision": 2}
+    assert [line["verdict"] for line in found["lines"]] == ["too few rounds"]
+    assert found["memory_bytes"]["last"] > 0
+    assert "images per second" in capsys.readouterr().out
+
+
+def test_quarters_are_medians_of_the_ends(script: Callable[[str], ModuleType]) -> None:
+    assert script("streaming").quarters([1, 2, 9, 50, 50, 7, 8, 8]) == (1.5, 8.0)
+    assert script("streaming").quarters([3]) == (3, 3)
+
+
 @pytest.mark.parametrize(
     "arguments", [["--device", "cpu", "--step", "graph"], ["--images", "100", "--batch-size", "64"]]
 )

@@ -10,6 +10,8 @@ import re
 import runpy
 import shlex
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,15 +32,16 @@ from sdbench.cost.records import ProfileResult, ProfileRow, Ratio, Setting, prof
 from sdbench.cost.request import ProfilePlan
 from sdbench.engine.job import Job
 from sdbench.identity import method_source
+from sdbench.outcomes import provenance
 from sdbench.request import Request
 from sdbench.spec import Provenance
 from sdbench.store import Store
-from sdbench.train import provenance, run_trial
+from sdbench.train import run_trial
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-LANGUAGES = {"python", "sh", "toml", "json", "indented"}
-PROGRAMS = ("sdbench", "pip", "pytest", "pre-commit", "python")
+LANGUAGES = {"python", "sh", "toml", "json", "indented", "bash"}
+PROGRAMS = ("sdbench", "pip", "pytest", "pre-commit", "python", "ray")
 RATIOS = {"ls": 1.0, "zipf": 1.0, "pskd": 1.1}
 MADE_UP = {"network": "resnet8", "num_classes": 4, "num_train": 80, "image_size": 8, "batch_size": 16}
 
@@ -208,7 +211,8 @@ def stand_ins(desk: Path) -> dict[str, str]:
     images = f"folder:{desk / 'pictures'}"
     trial = next((desk / "results" / "trials").glob("*/*/*/*")).name
     large = dict.fromkeys(("preact_resnet18", "resnet50"), "resnet8")
-    return {"cifar100": images, "folder:PATH": images, "IMAGES": str(desk / "pictures"), "TRIAL": trial, **large}
+    large |= dict.fromkeys(("cifar100", "imagenet", "inat21", "cub200", "folder:PATH"), images)
+    return {"IMAGES": str(desk / "pictures"), "TRIAL": trial, **large}
 
 
 @pytest.mark.parametrize("words", LINES)
@@ -222,10 +226,18 @@ def test_commands_work(words: list[str], desk: Path) -> None:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert words[1:3] == ["install", "-e"]
         assert re.fullmatch(rf"\.(\[({'|'.join(extras)})\])?", words[3])
+    elif words[0] == "ray":
+        told = help_of_ray(words[1])
+        assert all(word.partition("=")[0] in told for word in words[2:] if word.startswith("--"))
     elif words[0] == "pytest":
         assert all((ROOT / word).parent.is_dir() for word in words[1:] if "/" in word)
     else:
         assert (ROOT / ".pre-commit-config.yaml").is_file()
+
+
+def help_of_ray(command: str) -> str:
+    asked = [sys.executable, "-m", "ray.scripts.scripts", command, "--help"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout
 
 
 def run_sdbench(arguments: list[str], desk: Path) -> None:

@@ -16,7 +16,7 @@ from sdbench.checks import CHECKS, run_checks
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = ROOT / "tools" / "new_method.py"
-KINDS = sorted(path.name for path in (ROOT / "tools" / "templates").iterdir())
+KINDS = sorted(path.name for path in (ROOT / "sdbench" / "templates").iterdir())
 LONGEST = {kind: (kind + 32 * "_x")[:64] for kind in KINDS}
 ODD = ("batch", "none", "a")
 """Such as would be an imported class, a keyword, and next to nothing."""

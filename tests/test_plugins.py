@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import types
@@ -13,6 +14,9 @@ import pytest
 
 from sdbench import Batch, Method, Output, Terms, get, names, register, registry
 from sdbench.errors import UserError
+from sdbench.identity import plugin_sha256
+from sdbench.spec import Options
+from sdbench.train import provenance
 
 HEADER = "from sdbench import *\nfrom typing import *\nimport torch\n"
 
@@ -138,3 +142,13 @@ def test_a_built_in_method_that_is_imported_by_itself_is_still_built_in() -> Non
     code = "import sdbench.methods.zipf; from sdbench import registry; print(registry.origin('zipf'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "built in"
+
+
+def test_the_hash_of_a_plug_ins_file_is_kept(tmp_path: Path) -> None:
+    path = plugin(tmp_path, method_code("toy_hashed"))
+    registry.load_plugin(path)
+    expected = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert plugin_sha256("toy_hashed") == expected
+    assert plugin_sha256("ce") == ""
+    assert provenance(Options(), None, "", "toy_hashed").plugin_sha256 == expected
+    assert provenance(Options(), None, "").plugin_sha256 == ""

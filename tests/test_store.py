@@ -175,7 +175,7 @@ def test_a_kill_at_any_point_of_a_write_leaves_old_or_new(tmp_path: Path, point:
     script = f"""
         import os, signal
         from pathlib import Path
-        import sdbench.store as store
+        import sdbench.durable as store
 
         def die(*args, **kwargs):
             os.kill(os.getpid(), signal.SIGKILL)

@@ -22,7 +22,7 @@ from sdbench.errors import UserError
 from sdbench.spec import Provenance, TrialResult
 from sdbench.store import read_result, seal, sha256
 from sdbench.validation import validate
-from sdbench.validation_files import Unsound, tensors
+from sdbench.validation_files import Found, Unsound, tensors
 from sdbench.validation_records import Finding
 
 Writer = Callable[..., Path]
@@ -477,3 +477,57 @@ def test_a_rewritten_record_reads_back(sound: Path) -> None:
     reseal(folder_of(sound), lambda content: None)
     assert read_result(folder_of(sound) / "trial.json").status == "ok"
     assert found_in(sound) == []
+
+
+def bands(*top1: float, **changes: Any) -> list[Finding]:
+    """What is said of baseline trials, one per seed, as the papers train them but for changes of spec or record."""
+    from sdbench.protocol import PROTOCOLS
+    from sdbench.validation_reference import band_findings
+
+    pattern = read_result(next(PUBLISHED.glob("trials/*/*/ce/*/trial.json")))
+    assert pattern.metrics is not None
+    recipe = PROTOCOLS["fixed"].recipe_for("crop-flip", changes.pop("recipe", {}))
+    named = {"dataset": "cifar100", "network": "preact_resnet18", "protocol": "fixed", "split": "full"}
+    named |= {"recipe": recipe}
+    named |= {key: changes.pop(key) for key in list(changes) if key != "status"}
+    read = []
+    for seed, value in enumerate(top1):
+        spec = pattern.spec.model_copy(update={**named, "seed": seed})
+        metrics = pattern.metrics.model_copy(update={"top1": value})
+        record = pattern.model_copy(update={"spec": spec, "metrics": metrics, **changes})
+        read.append((Found(Path(str(seed)), f"place-{seed}"), record))
+    return list(band_findings(read))
+
+
+def test_a_baseline_outside_what_others_publish() -> None:
+    from sdbench.published import published_numbers
+    from sdbench.validation_reference import MARGIN, reference_band
+
+    kind = ("ce", "cifar100", "preact_resnet18")
+    numbers = [n for n in published_numbers() if (n.method, n.dataset, n.network) == kind]
+    values = [n.value for n in numbers if n.metric == "top1" and n.protocol.startswith("200 epochs")]
+    assert len(values) > 2
+    band = reference_band(published_numbers(), *kind, 200)
+    assert band == (min(values) - MARGIN, max(values) + MARGIN)
+    assert reference_band(published_numbers(), *kind, 7) is None
+    low, high = band[0] / 100 - 0.01, band[1] / 100 + 0.01
+    (finding,) = bands(low)
+    assert finding.level == "warning"
+    assert "not to be published" in finding.remedy
+    assert f"{band[0]:.2f} to {band[1]:.2f}" in finding.problem
+    assert bands(low, low + 0.03) == []  # the mean of both lies within
+    assert len(bands(high, high)) == 1
+    assert bands(min(values) / 100) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network": "resnet8"}, {"dataset": "glyphs"}, {"split": "holdout-0.1"}, {"status": "failed"},
+        {"generation": 0}, {"recipe": {"epochs": 199}}, {"recipe": {"lr": 0.2}}, {"protocol": "mine"},
+        {"limit_steps": 3}, {"method": "ls"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_no_band_is_asked_of_other_trials(changes: dict[str, Any]) -> None:
+    assert bands(0.1, **changes) == []

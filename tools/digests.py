@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from sdbench import data, registry, zoo
+from sdbench.account import pairing_of
 from sdbench.assembly import open_session
 from sdbench.errors import UserError
 from sdbench.identity import method_source
@@ -47,7 +48,7 @@ def digests(dataset: str, network: str) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(spec=spec, identity=identity)
         session = open_session(trial, Store(Path(folder)), Options(device="cpu"))
-        pinned: dict[str, object] = dict(session.pairing())
+        pinned: dict[str, object] = dict(pairing_of(session))
         session.begin_epoch(0)
         batches = session.batches(0)
         pinned["losses"] = [round(session.step(next(batches), 0.01, 0.0)["ce"].item(), 4) for _ in range(STEPS)]

@@ -22,8 +22,8 @@ from sdbench.cost.setting import Contestant, Stepper
 from sdbench.cost.timing import Rounds
 from sdbench.cost.verdict import ratio_of
 from sdbench.identity import method_source
+from sdbench.outcomes import explain, is_out_of_memory
 from sdbench.registry import caveat
-from sdbench.train import explain, is_out_of_memory
 
 BLOCK = 10
 """Rounds whose times are added up where a method's steps differ: a median of single ratios would miss the rare ones."""

@@ -15,8 +15,8 @@ from sdbench.cost.setting import EPOCHS, PROGRESS, Contestant, Stepper, noise, o
 from sdbench.cost.state import state_at_large
 from sdbench.method import Batch, Task, mixes
 from sdbench.network import wrap
+from sdbench.outcomes import explain
 from sdbench.spec import Count, Record
-from sdbench.train import explain
 
 NETWORK = "resnet8"
 SMALL = Setting(

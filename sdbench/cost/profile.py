@@ -27,8 +27,8 @@ from sdbench.cost.state import LARGE, state_at_large
 from sdbench.cost.timing import Rounds, clock_for, take_turns
 from sdbench.errors import EnvironmentProblem
 from sdbench.graph import FIRST_EAGER
+from sdbench.outcomes import explain, provenance
 from sdbench.spec import StepKind
-from sdbench.train import explain, provenance
 
 EAGER_STEPS = 2
 """Steps before anything is counted."""

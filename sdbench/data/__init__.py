@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     import torch
 
     from sdbench.data.dataset import DataSet as DataSet
+    from sdbench.data.listing import Listing
 
 __all__ = [
     "DATASETS",
+    "LISTED",
     "LOCAL_FIRST",
     "DataFacts",
     "DataSet",
@@ -28,6 +30,7 @@ __all__ = [
     "canonical_name",
     "find",
     "inspect",
+    "listed",
     "load",
     "parse",
     "place",
@@ -87,6 +90,39 @@ DATASETS: dict[str, DatasetInfo] = {
             source="http://cs231n.stanford.edu/tiny-imagenet-200.zip; unpack it and give --data-dir",
         ),
         DatasetInfo(
+            name="imagenet",
+            summary="ImageNet (ILSVRC 2012), 1,000 classes, 1,281,167 + 50,000 images",
+            num_classes=1_000,
+            image_size=224,
+            image_sizes=(),
+            augment="resized-crop-flip",
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            source="https://www.image-net.org, on request; train/<wnid>/ and val/ below --data-dir",
+        ),
+        DatasetInfo(
+            name="inat21",
+            summary="iNaturalist 2021, 10,000 species, 2,686,843 + 100,000 images (train_mini: 500,000)",
+            num_classes=10_000,
+            image_size=224,
+            image_sizes=(),
+            augment="resized-crop-flip",
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            source="https://github.com/visipedia/inat_comp/tree/master/2021; train/ or train_mini/, and val/",
+        ),
+        DatasetInfo(
+            name="cub200",
+            summary="CUB-200-2011, 200 species of birds, 5,994 + 5,794 images",
+            num_classes=200,
+            image_size=224,
+            image_sizes=(),
+            augment="resized-crop-flip",
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            source="https://data.caltech.edu/records/65de6-vp158; CUB_200_2011/ below --data-dir",
+        ),
+        DatasetInfo(
             name="folder",
             summary="folder:PATH, your own images in PATH/train/<class>/ and PATH/val/<class>/",
             num_classes=None,
@@ -103,11 +139,17 @@ DATASETS: dict[str, DatasetInfo] = {
 LOCAL_FIRST = ("cifar10", "cifar100")
 """Data sets that are looked for on this machine and downloaded if they are not there."""
 
+LISTED = ("imagenet", "inat21", "cub200", "folder")
+"""Data sets of image files that are read while training, unless they are small."""
+
 _MODULES = {
     "glyphs": "sdbench.data.glyphs",
     "cifar10": "sdbench.data.cifar",
     "cifar100": "sdbench.data.cifar",
     "tinyimagenet": "sdbench.data.tinyimagenet",
+    "imagenet": "sdbench.data.imagenet",
+    "inat21": "sdbench.data.inat21",
+    "cub200": "sdbench.data.cub200",
     "folder": "sdbench.data.folder",
 }
 
@@ -195,6 +237,14 @@ def prepare(name: str, data_dir: Path | None = None, image_size: int | None = No
     return cast(DataFacts, module.inspect(source, info, data_dir, size))
 
 
+def listed(name: str, data_dir: Path | None = None) -> Listing | None:
+    """The files of a data set of ``LISTED``, found and checked; None for others."""
+    source = parse(name)
+    if source.kind not in LISTED:
+        return None
+    return cast("Listing", import_module(_MODULES[source.kind]).scan(source, data_dir))
+
+
 def load(
     name: str,
     data_dir: Path | None = None,
@@ -212,14 +262,14 @@ def load(
     which memory is set aside where it is decided whether images can be held on the device.
     """
     from sdbench.data.resident import ResidentSet
-    from sdbench.data.stream import open_folder
+    from sdbench.data.stream import open_listing
 
     module, source, info, size = _opened(name, image_size)
-    if source.kind == "folder":
-        return open_folder(
+    if source.kind in LISTED:
+        return open_listing(
+            module.scan(source, data_dir),
             source,
             info,
-            data_dir,
             size,
             device=device,
             split=split,

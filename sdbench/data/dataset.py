@@ -11,9 +11,11 @@ from torch import Tensor
 
 from sdbench.data.augment import AUGMENTATIONS, Normalizer
 from sdbench.data.facts import DataFacts, DatasetInfo
+from sdbench.data.policies import Policy
 from sdbench.data.streams import Drawer, Group, Roster, draw_epoch, hold_out, to_device
 from sdbench.errors import UserError, unknown
 from sdbench.method import Batch
+from sdbench.workers import WHOLE, Shard
 
 Part = Literal["train", "test"]
 
@@ -82,27 +84,38 @@ class DataSet(ABC):
         stream: str,
         batch_size: int,
         augment: str,
+        policy: str = "basic",
         views: int = 1,
         partners: int = 0,
         partners_in_batch: bool = False,
         dtype: torch.dtype = torch.float32,
+        shard: Shard = WHOLE,
     ) -> Iterator[Batch]:
         """All training images once, in an order and with augmentation that (stream, epoch) fix.
 
         Images are [N, 3, S, S] in channels_last layout, normalized, of ``dtype`` float32 or
-        bfloat16, on the device. ``views`` and ``partners`` change neither order nor images: they
-        draw from streams of their own. Everything is drawn when the first batch is asked for;
-        after that no step waits for a GPU.
+        bfloat16, on the device. policy: of ``sdbench.data.policies``, beyond ``augment``. ``views`` and
+        ``partners`` change neither order nor images: they draw from streams of their own. Everything is
+        drawn when the first batch is asked for; after that no step waits for a GPU. ``shard`` takes its rows of
+        each batch, which has as many steps, the last one possibly without images; nothing is drawn, decoded or
+        augmented differently for it.
         """
         drawer = self._drawer(augment)
         groups = draw_epoch(self._roster, drawer, stream=stream, epoch=epoch, views=views, partners=partners)
+        anchors = anchors_per_step(batch_size, partners, partners_in_batch)
+        mine = shard.positions(self.num_train, anchors)
+        if shard != WHOLE:
+            groups, anchors = [group[mine] for group in groups], anchors // shard.size
         order = to_device(groups[0].index, self.device)
         labels = self._labels.index_select(0, order)
-        anchors = anchors_per_step(batch_size, partners, partners_in_batch)
-        starts = range(0, self.num_train, anchors)
+        starts = range(0, len(order), anchors)
+        beyond = Policy(
+            policy, groups, mine, count=self.num_train, stream=stream, epoch=epoch, step=anchors,
+            size=self.image_size, num_classes=self.num_classes, device=self.device,
+        )  # fmt: skip
         for start, images in zip(starts, self._augmented(groups, anchors, augment), strict=True):
             rows = slice(start, start + anchors)
-            own, *others = [[self._normalize(version, dtype) for version in group] for group in images]
+            own, *others = beyond.applied(start, images, lambda pixels: self._normalize(pixels, dtype))
             yield Batch(
                 images=own[0],
                 views=tuple(own[1:]),
@@ -110,6 +123,9 @@ class DataSet(ABC):
                 labels=labels[rows],
                 index=order[rows],
             )
+        if len(starts) < self.steps(batch_size, partners, partners_in_batch):
+            none = torch.empty((0, 3, self.image_size, self.image_size), dtype=dtype, device=self.device)
+            yield Batch(none, (none,) * (views - 1), (none,) * partners, labels[:0], order[:0])
 
     def test_batches(self, batch_size: int, dtype: torch.dtype = torch.float32) -> Iterator[tuple[Tensor, Tensor]]:
         """The test images, without augmentation and in a fixed order, with their labels."""

@@ -33,7 +33,7 @@ def list_file(root: Path, path: Path) -> ImageFile:
     try:
         status = path.stat()
     except OSError as error:
-        raise _closed(path, error) from error
+        raise closed(path, error) from error
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
         raise UserError(f"{path}: not a plain file of at most {MAX_FILE_BYTES} bytes; replace the file or remove it")
     return ImageFile(path.relative_to(root).as_posix(), status.st_size)
@@ -58,11 +58,11 @@ def fingerprint(
     state = hashlib.blake2b(context, digest_size=16)
     for file in ordered:
         path = root / file.path
-        content = _read(path, None if whole else HEAD_BYTES)
         if whole:
-            _check(path, content, content, content)
+            content = _read(path)
+            _check(path, content)
         else:
-            _check(path, content, _tail(path, file.size), None)
+            content = head_of(root, file, HEAD_BYTES)
         if look is not None:
             look(path, content if whole else None)
         digest = hashlib.blake2b(content, digest_size=16).digest()
@@ -70,26 +70,36 @@ def fingerprint(
     return f"{'content' if whole else 'head'}:{state.hexdigest()}"
 
 
-def _read(path: Path, limit: int | None) -> bytes:
+def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(-1 if limit is None else limit)
+        return path.read_bytes()
     except OSError as error:
-        raise _closed(path, error) from error
+        raise closed(path, error) from error
 
 
-def _closed(path: Path, error: OSError) -> UserError:
+def head_of(root: Path, file: ImageFile, limit: int) -> bytes:
+    """The first ``limit`` bytes of a file whose end is looked at as well. UserError where it is not a whole image."""
+    place = os.path.join(root, file.path)  # noqa: PTH118 (a million files)
+    try:
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            head = os.pread(descriptor, limit, 0)
+            tail = os.pread(descriptor, TAIL_BYTES, max(0, file.size - TAIL_BYTES))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise closed(Path(place), error) from error
+    if not looks_whole(head[:TAIL_BYTES], tail[-TAIL_BYTES:], file.size):
+        read_image(Path(place), None)
+    return head
+
+
+def closed(path: Path, error: OSError) -> UserError:
+    """What to say of a file that cannot be read."""
     return UserError(f"{path}: cannot be read ({error}); make it readable or remove it")
 
 
-def _tail(path: Path, size: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(max(0, size - TAIL_BYTES))
-        return file.read()
-
-
-def _check(path: Path, head: bytes, tail: bytes, content: bytes | None) -> None:
+def _check(path: Path, content: bytes) -> None:
     """Decode a file only where its ends are not those of a whole image."""
-    size = path.stat().st_size if content is None else len(content)
-    if not looks_whole(head[:TAIL_BYTES], tail[-TAIL_BYTES:], size):
+    if not looks_whole(content[:TAIL_BYTES], content[-TAIL_BYTES:], len(content)):
         read_image(path, content)

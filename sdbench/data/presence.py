@@ -23,6 +23,8 @@ def refuse_absent(name: str, data_dir: Path | None, image_size: int | None, fing
         root = locate(source, data_dir)
         if not (root / "train").is_dir():
             raise UserError(f"{name}: {root} has no folder train/")
+    elif source.kind in data.LISTED:
+        data.place(name, data_dir)
     else:
         found = data.inspect(name, data_dir, image_size).fingerprint
         if found != fingerprint:

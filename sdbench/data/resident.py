@@ -92,7 +92,7 @@ class ResidentSet(DataSet):
     def _augmented(self, groups: list[Group], anchors: int, augment: str) -> Iterator[list[list[Tensor]]]:
         material = self._material(augment)
         moved = [group.to(self.device) for group in groups]
-        for start in range(0, self.num_train, anchors):
+        for start in range(0, len(groups[0].index), anchors):
             steps = [group[start : start + anchors] for group in moved]
             yield [
                 [augmentation.apply(material, group.index, draw, self.image_size) for draw in group.draws]

@@ -1,16 +1,13 @@
 """Data sets streamed from image files: workers decode and crop, the device does the rest.
 
 Workers are told everything that is random (which images, which seed for each crop), so results do
-not depend on how many there are. They are started through a fork server: forking the trial itself,
-with its threads and its CUDA context, is not safe.
+not depend on how many there are (``sdbench.data.loaders``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Literal
 
@@ -18,13 +15,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from sdbench.data import augment as augmentation
 from sdbench.data.dataset import DataSet, Part, known_augmentation
 from sdbench.data.decode import central, cropped, read_image, scaled, to_pixels, unreadable
 from sdbench.data.facts import Arrays, DataFacts, DatasetInfo, Pixels, Source
-from sdbench.data.folder import Listing, facts_of, scan
+from sdbench.data.listing import FileTable, Listing, facts_of
+from sdbench.data.loaders import Loaders
 from sdbench.data.resident import ResidentSet, fits, pads, uniform_drawer
 from sdbench.data.streams import Drawer, Group
 from sdbench.errors import UserError
@@ -36,9 +34,9 @@ at the size shown, or a random box of it at the size shown."""
 
 @dataclass(frozen=True)
 class Wanted:
-    """Images of one part, B of them: their positions and, for boxes, B seeds for each version."""
+    """B images: their paths below the root and, for boxes, B seeds for each version."""
 
-    positions: tuple[int, ...]
+    paths: tuple[str, ...]
     seeds: tuple[tuple[int, ...], ...] = ()
 
 
@@ -46,7 +44,6 @@ class Wanted:
 class Request:
     """What a worker is asked for at once: one step's images."""
 
-    part: Part
     view: View
     groups: tuple[Wanted, ...]
 
@@ -63,14 +60,10 @@ Answer = list[list[Tensor]]
 
 
 class Decoder(Dataset[Answer | Refusal]):
-    """Answers requests; workers hold a copy."""
+    """Answers requests; workers hold a copy, which knows no list of files: requests carry paths."""
 
-    def __init__(self, listing: Listing, size: int) -> None:
-        self.root, self.side, self.size = listing.root, listing.side, size
-        self.paths = {
-            "train": tuple(file.path for file in listing.train),
-            "test": tuple(file.path for file in listing.test),
-        }
+    def __init__(self, root: Path, side: int | None, size: int) -> None:
+        self.root, self.side, self.size = root, side, size
 
     def __getitem__(self, request: Request) -> Answer | Refusal:
         try:
@@ -79,8 +72,7 @@ class Decoder(Dataset[Answer | Refusal]):
             return Refusal(error.problems)
 
     def _group(self, request: Request, wanted: Wanted) -> list[Tensor]:
-        paths = self.paths[request.part]
-        images = [self.open(self.root / paths[position]) for position in wanted.positions]
+        images = [self.open(self.root / path) for path in wanted.paths]
         if request.view != "box":
             return [_stack([self._seen(image, request.view) for image in images])]
         return [
@@ -105,27 +97,24 @@ class Decoder(Dataset[Answer | Refusal]):
 
 
 def _stack(images: list[Image.Image]) -> Tensor:
-    return torch.from_numpy(np.stack([to_pixels(image) for image in images]))
-
-
-def _as_it_is(answer: Answer | Refusal) -> Answer | Refusal:
-    return answer
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images]))
 
 
 class Requests:
     """An iterable that builds each request when it is due, so that large epochs stay small."""
 
-    def __init__(self, part: Part, view: View, groups: list[Group], count: int, step: int) -> None:
-        self.part, self.view, self.groups, self.count, self.step = part, view, groups, count, step
+    def __init__(self, files: FileTable, view: View, groups: list[Group], count: int, step: int) -> None:
+        self.files, self.view, self.groups, self.count, self.step = files, view, groups, count, step
 
     def __iter__(self) -> Iterator[Request]:
         for start in range(0, self.count, self.step):
             groups = tuple(self._wanted(group[start : start + self.step]) for group in self.groups)
-            yield Request(self.part, self.view, groups)
+            yield Request(self.view, groups)
 
     def _wanted(self, group: Group) -> Wanted:
         seeds = (draw.seeds for draw in group.draws)
-        return Wanted(tuple(group.index.tolist()), tuple(tuple(s.tolist()) for s in seeds if s is not None))
+        paths = tuple(map(self.files.path, group.index.tolist()))
+        return Wanted(paths, tuple(tuple(s.tolist()) for s in seeds if s is not None))
 
 
 class StreamedSet(DataSet):
@@ -146,11 +135,15 @@ class StreamedSet(DataSet):
         split: float,
         workers: int,
     ) -> None:
-        labels: dict[Part, tuple[int, ...]] = {"train": listing.train_labels, "test": listing.test_labels}
+        labels: dict[Part, Tensor] = {
+            "train": torch.from_numpy(listing.train_labels),
+            "test": torch.from_numpy(listing.test_labels),
+        }
         super().__init__(facts, info, labels, device=device, split=split)
         self._side = listing.side
-        self._workers = workers
-        self._decoder = Decoder(listing, facts.image_size)
+        self._files: dict[Part, FileTable] = {"train": listing.train, "test": listing.test}
+        decoder = Decoder(listing.root, listing.side, facts.image_size)
+        self._loaders = Loaders(decoder, workers, pinned=device.type == "cuda", preload=__name__)
 
     def _drawer(self, augment: str) -> Drawer:
         if self._side is not None:
@@ -168,8 +161,9 @@ class StreamedSet(DataSet):
     def _augmented(self, groups: list[Group], anchors: int, augment: str) -> Iterator[list[list[Tensor]]]:
         files = [Group(self._kept[group.index], group.draws) for group in groups]
         moved = [group.to(self.device) for group in groups]
-        requests = Requests("train", self._view(augment), files, self.num_train, anchors)
-        starts = range(0, self.num_train, anchors)
+        count = len(groups[0].index)
+        requests = Requests(self._files["train"], self._view(augment), files, count, anchors)
+        starts = range(0, count, anchors)
         for start, answer in zip(starts, self._answers(requests), strict=True):
             step = [group[start : start + anchors] for group in moved]
             yield [self._finish(group, pixels, augment) for group, pixels in zip(step, answer, strict=True)]
@@ -188,39 +182,21 @@ class StreamedSet(DataSet):
 
     def _plain(self, part: Part, positions: Tensor, batch_size: int) -> Iterator[Tensor]:
         view: View = "central" if self._side is None else "scaled"
-        requests = Requests(part, view, [Group(positions, ())], len(positions), batch_size)
+        requests = Requests(self._files[part], view, [Group(positions, ())], len(positions), batch_size)
         for [[pixels]] in self._answers(requests):
             yield pixels.to(self.device, non_blocking=True)
 
     def _answers(self, requests: Iterable[Request]) -> Iterator[Answer]:
-        loader: DataLoader[Answer | Refusal] = DataLoader(
-            self._decoder,
-            batch_size=None,
-            sampler=requests,
-            num_workers=self._workers,
-            collate_fn=_as_it_is,
-            pin_memory=self.device.type == "cuda",
-            multiprocessing_context=_fork_server() if self._workers else None,
-            # Its own generator: by default a loader would advance torch's global one.
-            generator=torch.Generator(),
-        )
-        for answer in loader:
+        for answer in self._loaders.answers(requests):
             if isinstance(answer, Refusal):
                 raise UserError(answer.problems)
             yield answer
 
 
-def _fork_server() -> BaseContext:
-    """A context whose server imports torch once, before it forks the first worker."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
-
-
-def open_folder(
+def open_listing(
+    listing: Listing,
     source: Source,
     info: DatasetInfo,
-    data_dir: Path | None,
     size: int | None,
     *,
     device: torch.device,
@@ -228,21 +204,19 @@ def open_folder(
     workers: int,
     batch_size: int,
 ) -> DataSet:
-    """A folder's images: resident where they are uniform and fit, else streamed."""
-    listing = scan(source, data_dir)
+    """Listed images: resident where they are uniform and fit, else streamed."""
     facts = facts_of(listing, source, info, size)
     count = facts.num_train + facts.num_test
     if listing.side is None or not fits(count, listing.side, facts.image_size, batch_size, device):
         return StreamedSet(listing, facts, info, device=device, split=split, workers=workers)
-    decoder = Decoder(listing, facts.image_size)
-    train, test = (_decoded(decoder, decoder.paths[part], listing.side) for part in ("train", "test"))
-    labels = (np.array(v, np.int64) for v in (listing.train_labels, listing.test_labels))
-    train_labels, test_labels = labels
-    return ResidentSet(Arrays(facts, train, train_labels, test, test_labels), info, device=device, split=split)
+    decoder = Decoder(listing.root, listing.side, facts.image_size)
+    train, test = (_decoded(decoder, files, listing.side) for files in (listing.train, listing.test))
+    arrays = Arrays(facts, train, listing.train_labels, test, listing.test_labels)
+    return ResidentSet(arrays, info, device=device, split=split)
 
 
-def _decoded(decoder: Decoder, paths: tuple[str, ...], side: int) -> Pixels:
-    pixels = np.empty((len(paths), side, side, 3), np.uint8)
-    for target, path in zip(pixels, paths, strict=True):
-        target[:] = to_pixels(decoder.open(decoder.root / path))
+def _decoded(decoder: Decoder, files: FileTable, side: int) -> Pixels:
+    pixels = np.empty((len(files), side, side, 3), np.uint8)
+    for target, file in zip(pixels, files, strict=True):
+        target[:] = to_pixels(decoder.open(decoder.root / file.path))
     return pixels

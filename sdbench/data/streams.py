@@ -54,7 +54,7 @@ class Draw:
     seeds: Tensor | None = None
     flips: Tensor | None = None
 
-    def __getitem__(self, rows: slice) -> Draw:
+    def __getitem__(self, rows: slice | Tensor) -> Draw:
         return self._each(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device) -> Draw:
@@ -76,7 +76,7 @@ class Group:
     index: Tensor
     draws: tuple[Draw, ...]
 
-    def __getitem__(self, rows: slice) -> Group:
+    def __getitem__(self, rows: slice | Tensor) -> Group:
         return Group(self.index[rows], tuple(draw[rows] for draw in self.draws))
 
     def to(self, device: torch.device) -> Group:

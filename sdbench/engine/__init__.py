@@ -16,13 +16,15 @@ from sdbench.spec import Status
 
 @dataclass(frozen=True)
 class Resources:
-    """What the trials may use. cpus, gpus: None means all that are there. jobs: at most so many
-    trials at once; None means as many as fit."""
+    """What the trials may use. cpus, gpus: None means all that are there. cpus_per_trial: of each of the
+    ``gpus_per_trial`` processes of a trial, of which each has a GPU where there are GPUs. jobs: at most so many trials
+    at once; None means as many as fit."""
 
     cpus: int | None = None
     gpus: int | None = None
     cpus_per_trial: int = 1
     per_gpu: int = 1
+    gpus_per_trial: int = 1
     address: str | None = None
     jobs: int | None = None
 

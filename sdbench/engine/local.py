@@ -14,14 +14,18 @@ from sdbench.engine.supervise import supervise
 
 
 def slots(resources: Resources) -> list[str | None]:
-    """One entry per trial that may run at once: the GPU it sees, or None for a trial on the CPU."""
+    """One entry per trial that may run at once: the GPU it sees, or several, or None for a trial on the CPU."""
     visible = _visible_gpus()
     gpus = visible if resources.gpus is None else visible[: resources.gpus]
+    each = resources.gpus_per_trial
+    if gpus and each > 1:
+        sets: list[str | None] = [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
+        return sets[: resources.jobs]
     if gpus:
         packed: list[str | None] = [gpu for _ in range(resources.per_gpu) for gpu in gpus]
         return packed[: resources.jobs]
     cpus = resources.cpus if resources.cpus is not None else environment.cpu_count()
-    return [None] * min(max(1, cpus // resources.cpus_per_trial), resources.jobs or 2**16)
+    return [None] * min(max(1, cpus // (resources.cpus_per_trial * each)), resources.jobs or 2**16)
 
 
 def _visible_gpus() -> list[str]:

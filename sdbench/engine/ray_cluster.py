@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ from sdbench.errors import EnvironmentProblem
 
 FOLDER = ".cluster-"
 """Beginning of the name of a run's own folder in the results folder."""
+
+LOOK_S = 30.0
 
 MANY = 100_000
 """Trials that may wait on one actor at once; Ray's own limit is 1,000."""
@@ -54,12 +57,34 @@ def connect(address: str, staged: Path, **common: Any) -> None:
     environment = {"env_vars": variables(os.environ), "py_modules": [str(stage_package(staged))]}
     try:
         ray.init(address=address, runtime_env=environment, **common)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise EnvironmentProblem(
-            f"--address {address}: no Ray cluster answers there as it should ({reason}); see `ray status`, and where "
-            "the cluster asks for a token, RAY_AUTH_MODE=token must be set here too"
+            f"--address {address}: no Ray cluster answers there as it should ({last_line(str(error))}); see "
+            "`ray status`, and where the cluster asks for a token, RAY_AUTH_MODE=token must be set here too"
         ) from error
+
+
+def last_line(told: str) -> str:
+    """What an error that came with a traceback from elsewhere says at its end."""
+    return (told.strip().splitlines() or ["no reason is known"])[-1]
+
+
+class Vacancy:
+    """Says so when no node is left that has room for a trial. cpus, gpus: that one needs."""
+
+    def __init__(self, cpus: float, gpus: float) -> None:
+        self._needs = (cpus, gpus)
+        self._next = time.monotonic() + LOOK_S
+        self._empty = False
+
+    def tell(self) -> None:
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + LOOK_S
+        empty = not ray_nodes.fitting(ray_nodes.alive().values(), *self._needs)
+        if empty and not self._empty:
+            print("note: no node is left with room for a trial; waiting for one to join", file=sys.stderr, flush=True)
+        self._empty = empty
 
 
 @contextlib.contextmanager
@@ -67,10 +92,11 @@ def place(jobs: Sequence[Job], cpus: float, gpus: float) -> Iterator[Place]:
     """A folder in the results folder for this run, seen and looked at by every node. Raises EnvironmentProblem."""
     results = Path(jobs[0].store)
     _sweep(results)
-    folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=results))
+    token = uuid4().hex
+    folder = Path(tempfile.mkdtemp(prefix=".starting-", dir=results))
     try:
         with FileLock(folder / ray_nodes.LOCK):
-            token = uuid4().hex
+            folder = folder.rename(results / f"{FOLDER}{token}")  # its lock is held from the first
             (folder / ray_nodes.TOKEN).write_text(token, encoding="ascii")
             found = ray_nodes.place_of(jobs, folder, token)
             ray_nodes.examine_nodes(found, cpus, gpus)

@@ -218,7 +218,7 @@ def _judge(answer: Any, node: dict[str, Any], place: Place, processors: dict[str
             return []
         if isinstance(error, ray.exceptions.GetTimeoutError):
             return [f"{title(node)}: no answer within {PROBE_S:g} s; see its logs under /tmp/ray/session_latest/logs"]
-        return [f"{title(node)}: cannot run this command's code: {str(error).strip().splitlines()[-1]}"]
+        return [f"{title(node)}: cannot run this command's code: {(str(error).strip().splitlines() or ['?'])[-1]}"]
     processors[title(node)] = finding.cpu
     problems = list(finding.problems)
     if not problems and not _written(Path(place.folder) / f"seen-{node['NodeID']}", place.token):

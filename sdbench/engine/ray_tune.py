@@ -20,22 +20,28 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from sdbench import environment
-from sdbench.engine import Resources, Work, ray_cluster
+from sdbench.engine import Resources, Work, ray_cluster, ray_halt, ray_train
+from sdbench.engine.group import stay_on_loopback
 from sdbench.engine.job import Job
 from sdbench.engine.ray_errand import Errand, trainable
-from sdbench.engine.supervise import WORKER, supervise
+from sdbench.engine.ray_halt import Halted, Running, callback
+from sdbench.engine.ray_nodes import Place
+from sdbench.engine.supervise import supervise
 
 OBJECT_STORE_BYTES = 80 * 2**20  # trials read their data themselves
 
 NODE_FAILURES = 10
 """How often a trial may lose its node or its supervisor. Its own failures are counted by the supervisor."""
+
+ROUNDS = 3
+"""How often trials that lost that many are handed to Tune, which forgets earlier losses each time."""
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -61,45 +67,46 @@ def available() -> bool:
     return find_spec("ray") is not None and find_spec("pyarrow") is not None
 
 
-class Halted(Exception):
-    """The command was asked to stop."""
-
-
-@dataclass
-class _Running:
-    """What Tune's callback looks at. Module state, since Tune copies its callbacks."""
-
-    stop: Event
-    halt: Any = None
-
-
-_running: _Running | None = None
-
-
 def run(jobs: list[Job], resources: Resources, stop: Event, work: Work = supervise) -> None:
     """Run all jobs under Ray Tune. Raises EnvironmentProblem where the cluster cannot be joined or lacks something."""
     if not jobs or stop.is_set():
         return
+    payload = [job.model_dump_json() for job in jobs]
+    if resources.gpus_per_trial > 1:
+        work = partial(ray_train.work, cpus=resources.cpus_per_trial)
+    with session(jobs, resources, stop) as (place, halt):
+        _rounds(Errand(payload, work, place, halt), resources, stop)
+
+
+@contextlib.contextmanager
+def session(jobs: Sequence[Job], resources: Resources, stop: Event) -> Iterator[tuple[Place | None, Any]]:
+    """Ray, silent, until the block ends: a local one, or the cluster at an address, whose nodes are looked at for what
+    ``jobs`` need; then also the place of its common files and the handle that stops trials on all nodes. ``callback``
+    halts Tune once ``stop`` is set. Raises EnvironmentProblem where the cluster cannot be joined or lacks something."""
     address = ray_cluster.chosen(resources.address)
     for name, value in {**QUIET, **({} if address else OWN)}.items():
         # Ray reads how it authenticates when it is imported: later it could not talk to what it starts.
         if not (name == "RAY_AUTH_MODE" and "ray" in sys.modules):
             os.environ.setdefault(name, value)
-    payload = [job.model_dump_json() for job in jobs]
     with _silence():
         if address is None:
             with _own(resources):
-                _fit(Errand(payload, work), resources, stop, None)
+                ray_halt.begin(Running(stop))
+                yield None, None
             return
-        with _joined(address), ray_cluster.place(jobs, resources.cpus_per_trial, _share(resources)) as place:
-            _fit(Errand(payload, work, place, ray_cluster.start_halt()), resources, stop, place.folder)
+        with _joined(address):
+            needs = (resources.cpus_per_trial, share_of(resources))
+            with ray_cluster.place(jobs, *needs) as place:
+                halt = ray_cluster.start_halt()
+                ray_halt.begin(Running(stop, halt, ray_cluster.Vacancy(*needs)))
+                yield place, halt
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Ray's reports and banners stay out of the command's output."""
     for name in ("ray", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is told in this command's own words
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
@@ -138,6 +145,9 @@ def _own(resources: Resources) -> Iterator[None]:
     import ray
 
     cpus = resources.cpus if resources.cpus is not None else environment.cpu_count()
+    if resources.gpus_per_trial > 1:
+        cpus = ray_train.cpus_needed(resources, cpus)
+        stay_on_loopback()
     with _own_signals(), _loopback():
         ray.init(
             address="local",
@@ -185,7 +195,7 @@ def _session_folder() -> Path | None:
     return Path(node.get_session_dir_path()) if node is not None else None
 
 
-def _share(resources: Resources) -> float:
+def share_of(resources: Resources) -> float:
     """The part of a GPU that a trial gets: 0 where the cluster has none or none is wanted."""
     import ray
 
@@ -203,69 +213,52 @@ def _limit(resources: Resources, share: float) -> int | None:
     return max(1, min(limits)) if limits else None
 
 
-def _fit(errand: Errand, resources: Resources, stop: Event, folder: str | None) -> None:
-    """Hand all jobs to Tune. folder: for Tune's own files, where every node sees them; None for a temporary one."""
-    global _running
+def _rounds(errand: Errand, resources: Resources, stop: Event) -> None:
+    """Hand all jobs to Tune, and those that it gave up again."""
+    left = list(range(len(errand.jobs)))
+    given_up: dict[int, str] = {}
+    for number in range(ROUNDS):
+        if left and not stop.is_set():
+            given_up = _fit(errand, left, resources, f"run{number}")
+            left = list(given_up)
+    for reason in sorted(set(given_up.values())):
+        count = sum(each == reason for each in given_up.values())
+        print(f"note: {count} trial(s) given up, since their workers died again and again: {reason}", file=sys.stderr)
+
+
+def _fit(errand: Errand, left: list[int], resources: Resources, name: str) -> dict[int, str]:
+    """Hand the jobs with these numbers to Tune, whose own files lie where every node sees them; returns why it gave
+    some of them up."""
     from ray import tune
 
-    share = _share(resources)
+    folder = errand.place.folder if errand.place else None
+    share = share_of(resources)
     needs = {"cpu": resources.cpus_per_trial, "gpu": share}
+    limit = _limit(resources, share) if folder else resources.jobs
+    if resources.gpus_per_trial > 1:
+        needs, limit = {"cpu": ray_train.HEAD_CPUS}, ray_train.at_once(resources)
     trial = tune.with_resources(tune.with_parameters(trainable, errand=errand), needs)
     with tempfile.TemporaryDirectory(prefix="sdbench-tune-") as scratch:
         tuner = tune.Tuner(
             trial,
-            param_space={"job": tune.grid_search(list(range(len(errand.jobs))))},
+            param_space={"job": tune.grid_search(left)},
             tune_config=tune.TuneConfig(
                 reuse_actors=True,
-                max_concurrent_trials=_limit(resources, share) if folder else resources.jobs,
+                max_concurrent_trials=limit,
                 trial_name_creator=_name,
                 trial_dirname_creator=_name,
             ),
             run_config=tune.RunConfig(
-                name="run",
+                name=name,
                 storage_path=folder or scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=NODE_FAILURES),
-                callbacks=[_callback()],
+                callbacks=[callback()],
             ),
         )
-        _running = _Running(stop, errand.halt)
         with contextlib.suppress(Halted):
             tuner.fit()
-
-
-def _callback() -> Any:
-    """A Tune callback that ends ``fit()`` once the command was asked to stop."""
-    from ray.tune import Callback
-
-    class HaltCallback(Callback):
-        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            # Tune pickles this class by value; the import reaches the one module that holds the stop.
-            from sdbench.engine import ray_tune
-
-            ray_tune.halt_if_asked()
-
-    return HaltCallback()
-
-
-def halt_if_asked() -> None:
-    """Raise Halted, after telling the trials, once the command was asked to stop."""
-    if _running is not None and _running.stop.is_set():
-        if _running.halt is None:
-            _ask_trials_to_stop()
-        else:
-            ray_cluster.halt_all(_running.halt)
-        raise Halted
-
-
-def _ask_trials_to_stop() -> None:
-    """SIGTERM to every trial process below this one, so that each ends at its next step."""
-    import psutil
-
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if WORKER in process.cmdline():
-                process.terminate()
+        return ray_halt.take_given_up()
 
 
 def _name(trial: Any) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from sdbench import environment, identity
+from sdbench import environment
 from sdbench.spec import Record
 
 ELSEWHERE = {"sdbench.methods": "methods", "sdbench.evidence": "evidence"}
@@ -52,6 +52,8 @@ def stage_package(folder: Path) -> Path:
 
 def pack(plugins: Sequence[str]) -> tuple[Plugin, ...]:
     """The plug-in files of these paths, with what they import from beside them."""
+    from sdbench import identity  # brings torch, which a supervisor does without
+
     found = []
     for path in plugins:
         files = identity.files(Path(path))

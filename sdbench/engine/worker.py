@@ -1,64 +1,88 @@
 """The process of one trial: ``python -m sdbench.engine.worker STATUS_FD``, its job on standard input.
 
 The lock is taken before torch is imported, so that waiting for another process costs nothing. When
-standard input closes, the supervisor is gone: the trial stops at its next step and the process ends.
+standard input closes, the supervisor is gone: the trial stops at its next step and the process ends, with all that it
+started. What a plug-in does to the standard streams harms neither: it gets others.
 """
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
+import io
 import os
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from sdbench.engine import fence
+from filelock import Timeout
+
+from sdbench.durable import sweep
+from sdbench.engine.fence import take, watch
+from sdbench.engine.group import train
 from sdbench.engine.job import Job
-from sdbench.errors import TrialInterrupted
-from sdbench.spec import Options, Trial, TrialResult
+from sdbench.engine.supervise import CANNOT_WRITE, LOCK_POLL_S
+from sdbench.spec import TrialResult
 from sdbench.store import Store
-
-if TYPE_CHECKING:
-    from sdbench.session import Session
 
 ORPHAN_GRACE_S = 3.0
 
 
-def work(job: Job, status: int, stop: threading.Event) -> TrialResult:
-    """Take the trial's lock, look again, and run it if it is still to be done."""
+def work(job: Job, status: int, stop: threading.Event) -> TrialResult | None:
+    """Take the trial's lock, look again, and run it if it is still to be done; None if stopped while waiting."""
     store = Store(Path(job.store))
     folder = store.folder(job.trial.spec, job.trial.id)
-    with store.lock(folder):
+    lock = store.lock(folder)
+    while not lock.is_locked:
+        if stop.is_set():
+            return None
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=LOCK_POLL_S)
+    try:
         os.write(status, b"s")  # the supervisor's clock starts here
         found = store.result(job.trial)
         if found is not None and found.provenance.finished != job.replaces:
             return found
-        fence.watch(folder, fence.take(folder))
-        from sdbench import registry
-        from sdbench.train import run_trial
-
-        for plugin in job.options.plugins:
-            registry.load_plugin(plugin)
-        return run_trial(job.trial, store, job.options, stop=stop.is_set, opener=_open)
-
-
-def _open(trial: Trial, store: Store, options: Options) -> Session:
-    """Open a session, unless the method is not the one any more that the trial's id was made from."""
-    from sdbench.assembly import open_session
-    from sdbench.identity import method_source
-
-    method = trial.spec.method
-    if method_source(method) != trial.identity.method_source:
-        raise TrialInterrupted(f"the source of {method} has changed since the command began; run it again")
-    return open_session(trial, store, options)
+        watch(folder, take(folder))
+        sweep(folder)
+        anew = found.provenance.started if found is not None and found.status == "ok" else ""
+        return train(job, stop.is_set, anew)
+    finally:
+        lock.release()
 
 
-def _watch_supervisor(stop: threading.Event) -> None:
-    """Runs beside the trial until standard input closes."""
-    sys.stdin.buffer.read()
+class Deaf(io.FileIO):
+    """A stream that goes on when nobody reads it any more: a trial must not fail because the command was killed."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+def _streams() -> int:
+    """Take the pipe from the supervisor off standard input, where plug-ins find nothing; returns its descriptor."""
+    supervisor = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        raw: Any = Deaf(number, "w", closefd=False)
+        setattr(sys, name, io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True))
+    return supervisor
+
+
+def _watch_supervisor(supervisor: int, stop: threading.Event) -> None:
+    """Runs beside the trial until the pipe closes."""
+    while os.read(supervisor, 4096):
+        pass
     stop.set()
     threading.Event().wait(ORPHAN_GRACE_S)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)  # this process and those that a plug-in started
     os._exit(1)
 
 
@@ -66,12 +90,18 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    faulthandler.enable(os.dup(2))
     status = int(sys.argv[1])
     job = Job.model_validate_json(sys.stdin.buffer.readline())
-    threading.Thread(target=_watch_supervisor, args=(stop,), daemon=True).start()
-    work(job, status, stop)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    threading.Thread(target=_watch_supervisor, args=(_streams(), stop), daemon=True).start()
+    try:
+        work(job, status, stop)
+    except OSError as error:  # of the results folder: what a method raises is in its record
+        print(f"the record cannot be written: {error.strerror or error}", flush=True)
+        os._exit(CANNOT_WRITE)
+    with contextlib.suppress(OSError, ValueError):  # a plug-in may have closed them
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(0)  # a plug-in's threads or exit handlers must not keep a finished trial alive
 
 

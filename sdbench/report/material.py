@@ -135,12 +135,14 @@ def _entry(i: int, row: Row, variant: Variant) -> Entry:
 
 def _key(result: TrialResult) -> tuple[Any, ...]:
     spec, identity = result.spec, result.identity
-    rules = (spec.protocol, identity.protocol_version, spec.split, spec.precision, spec.recipe)
+    recipe = (spec.common_recipe, spec.budget, spec.shards)
+    rules = (spec.protocol, identity.protocol_version, spec.split, spec.precision, *recipe)
     return (spec.dataset, identity.data_fingerprint, spec.image_size, spec.network, *rules)
 
 
 def _table_key(table: Table) -> tuple[Any, ...]:
-    rules = (table.protocol, table.protocol_version, table.split, table.precision, table.recipe)
+    recipe = (table.recipe, table.budget, table.shards)
+    rules = (table.protocol, table.protocol_version, table.split, table.precision, *recipe)
     return (table.dataset, table.data_fingerprint, table.image_size, table.network, *rules)
 
 

@@ -173,7 +173,7 @@ def test_claims_measure_what_is_missing_and_only_that(tmp_path: Path, monkeypatc
 def commands_provenance(plan):
     import torch
 
-    from sdbench.train import provenance
+    from sdbench.outcomes import provenance
 
     return provenance(plan.options, torch.device("cpu"), environment.now())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -258,7 +259,34 @@ def test_results_do_not_depend_on_the_number_of_workers(make_folder: Make, shape
         assert torch.equal(a, b)
     left = next(helped.epoch(0, stream="0", batch_size=2, augment="crop"))  # given up after one batch
     assert torch.equal(left.images, next(alone.epoch(0, stream="0", batch_size=2, augment="crop")).images)
-    assert multiprocessing.active_children() == []
+    started = multiprocessing.active_children()
+    assert len(started) == 2, "the same two for every pass"
+    del helped
+    gc.collect()
+    for process in started:
+        process.join(60)
+    assert not any(process.is_alive() for process in started)
+
+
+def test_passes_may_overlap_and_be_given_up(make_folder: Make) -> None:
+    """Two epochs side by side, one of them left after a batch, then others, by the same workers."""
+    root = make_folder(shapes=MIXED, train=4, test=2)
+    alone, helped = streamed_set(root, 32), streamed_set(root, 32, workers=1)
+
+    def epoch(dataset: DataSet, number: int) -> Iterator[Tensor]:
+        drawn = dataset.epoch(number, stream="0", batch_size=3, augment="resized-crop-flip")
+        return (batch.images for batch in drawn)
+
+    expected = {number: list(epoch(alone, number)) for number in range(3)}
+    first, second = epoch(helped, 0), epoch(helped, 1)
+    for position in range(3):
+        assert torch.equal(next(first), expected[0][position])
+        assert torch.equal(next(second), expected[1][position])
+    del first
+    third = list(epoch(helped, 2))
+    assert all(torch.equal(a, b) for a, b in zip(third, expected[2], strict=True))
+    assert torch.equal(next(second), expected[1][3])
+    assert len(multiprocessing.active_children()) <= 2
 
 
 @pytest.mark.parametrize("workers", [0, 1])

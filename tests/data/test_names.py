@@ -12,14 +12,16 @@ from sdbench import data
 from sdbench.data.augment import AUGMENTATIONS
 from sdbench.errors import UserError
 
+NAMED = ["glyphs", "cifar10", "cifar100", "tinyimagenet", "imagenet", "inat21", "cub200"]
+
 
 def test_names_are_known() -> None:
-    assert list(data.DATASETS) == ["glyphs", "cifar10", "cifar100", "tinyimagenet", "folder"]
+    assert list(data.DATASETS) == [*NAMED, "folder"]
     for name, info in data.DATASETS.items():
         assert info.name == name
         assert info.augment in AUGMENTATIONS
         assert all(0 < v < 1 for v in (*info.mean, *info.std))
-    for name in ("glyphs", "cifar10", "cifar100", "tinyimagenet"):
+    for name in NAMED:
         source = data.parse(name)
         assert (source.kind, source.name, source.location) == (name, name, None)
 
@@ -60,7 +62,7 @@ def test_a_wrong_name_lists_near_ones(name: str, near: str) -> None:
             call(name)
 
 
-@pytest.mark.parametrize("name", ["", "folder", "folder:", "folder:/", "glyphs:x", "imagenet", "cifar100:/data"])
+@pytest.mark.parametrize("name", ["", "folder", "folder:", "folder:/", "glyphs:x", "imagenet:/data", "cifar100:/data"])
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(UserError, match="folder:"):
         data.parse(name)

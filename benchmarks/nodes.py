@@ -1,9 +1,9 @@
 """A Ray cluster of several nodes on this machine, in a process of its own: commands on stdin, answers on stdout.
 
-    add NAME CPUS       starts a node; the first is the head. Answers with the cluster's address.
-    hide NAME CPUS DIR  the same for a node that sees an empty folder in place of DIR (needs root, and Linux)
-    kill NAME           SIGKILL to the node's processes, its trials included, all at once
-    behead NAME         SIGKILL to the node's raylet alone; what it started finds out by itself
+add NAME CPUS       starts a node; the first is the head. Answers with the cluster's address.
+hide NAME CPUS DIR  the same for a node that sees an empty folder in place of DIR (needs root, and Linux)
+kill NAME           SIGKILL to the node's processes, its trials included, all at once
+behead NAME         SIGKILL to the node's raylet alone; what it started finds out by itself
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 from ray.cluster_utils import Cluster
@@ -54,8 +53,9 @@ class Nodes:
             f"mount --make-rprivate / && mount -t tmpfs none {folder} && exec {sys.executable} -m ray.scripts.scripts "
             f"start --address={self.cluster.address} --num-cpus={cpus} --object-store-memory={80 * 2**20} --block"
         )
-        log = Path(f"/tmp/ray-hidden-{os.getpid()}.log").open("wb")
-        node = subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdout=log, stderr=log)
+        environ = {**os.environ, "NODE_OF_TEST": name}
+        command = ["unshare", "-m", "sh", "-c", script]
+        node = subprocess.Popen(command, stdout=sys.stderr, stderr=sys.stderr, env=environ)
         self.nodes[name] = [node.pid]
         deadline = time.monotonic() + 120
         while len(self.cluster.list_all_nodes()) < len(self.nodes) and time.monotonic() < deadline:

@@ -1,0 +1,83 @@
+"""``sdbench export``: records of trials in one zip file, to be sent or published; no weights, logits or logs.
+
+It holds each trial's trial.json and curve.jsonl where they stand in a results folder, so that unpacking it makes one,
+which ``sdbench validate`` and ``sdbench merge`` take. The same records give the same bytes.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sdbench.errors import EnvironmentProblem, UserError
+from sdbench.housekeeping import trial_folders
+from sdbench.housekeeping_removal import looked_at
+from sdbench.spec import Count, Record, TrialResult
+from sdbench.store import replacing, sha256
+
+FILES = ("trial.json", "curve.jsonl")
+EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The time of every entry: the oldest that the format knows."""
+
+
+class Bundle(Record):
+    """What was written. left: trials and files that are not in it, and why."""
+
+    file: str
+    trials: Count
+    bytes: Count
+    left: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        lines = [f"left out: {line}" for line in self.left]
+        what = f"{self.trials} trial(s), {self.bytes / 1024:.1f} KiB in {self.file}: records and curves, no tensors"
+        return "\n".join([*lines, what, "who gets it: unpack it, then sdbench merge FOLDER --into results"])
+
+
+def export(root: Path, output: str | None, chosen: Callable[[TrialResult], bool]) -> Bundle:
+    """Write the finished records that are chosen, those of failed trials included. Raises UserError where nothing is
+    chosen, for a file that is no .zip or is there already, EnvironmentProblem where it cannot be written."""
+    path = Path(output or "trials.zip").expanduser().absolute()
+    problems = [] if path.suffix == ".zip" else [f"--output {output}: expected a .zip file"]
+    if path.exists():
+        problems.append(f"{path} exists, so it is kept; give another with --output, or move it")
+    if not path.parent.is_dir():
+        problems.append(f"{path.parent} is no folder; make it, or give another with --output")
+    left: list[str] = []
+    folders = list(_chosen(root, chosen, left))
+    if not folders:
+        problems.append(f"no finished record under {root} is meant; see `sdbench list runs`")
+    if problems:
+        raise UserError(problems)
+    try:
+        with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            for folder, record in folders:
+                for name in FILES:
+                    _add(archive, root, folder / name, record, left)
+    except OSError as error:
+        raise EnvironmentProblem(f"{path} cannot be written ({error.strerror or error}); give another") from error
+    return Bundle(file=str(path), trials=len(folders), bytes=path.stat().st_size, left=tuple(left))
+
+
+def _chosen(root: Path, chosen: Callable[[TrialResult], bool], left: list[str]) -> Iterator[tuple[Path, TrialResult]]:
+    for folder in trial_folders(root, left):
+        record = None if (folder / "trial.json").is_symlink() else looked_at(folder / "trial.json")
+        if isinstance(record, TrialResult):
+            if record.status != "interrupted" and chosen(record):
+                yield folder, record
+        elif record is not None:
+            left.append(f"{folder.relative_to(root)}: damaged: {record}")
+
+
+def _add(archive: zipfile.ZipFile, root: Path, path: Path, record: TrialResult, left: list[str]) -> None:
+    """One file, if it is what the record seals."""
+    place = path.relative_to(root).as_posix()
+    sealed = record.checksums.get(path.name)
+    if path.name != "trial.json" and (path.is_symlink() or not path.is_file() or sha256(path) != sealed):
+        left.append(f"{place}: not there, or changed after the record was written")
+        return
+    entry = zipfile.ZipInfo(place, EPOCH)
+    entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+    archive.writestr(entry, path.read_bytes())

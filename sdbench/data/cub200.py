@@ -1,0 +1,117 @@
+"""``cub200``: CUB-200-2011 as published.
+
+CUB_200_2011/ holds images/<class>/*.jpg and three lists with a line ``number value`` for each image: images.txt (its
+path below images/), image_class_labels.txt (its class, from 1) and train_test_split.txt (1 for training). Boxes, parts
+and attributes are not used. The folder is in --data-dir or SDBENCH_DATA, or is that folder itself.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from sdbench.data import cache
+from sdbench.data.facts import DataFacts, DatasetInfo, Labels, Source
+from sdbench.data.fingerprints import fingerprint_tables
+from sdbench.data.listing import FileTable, Listing, facts_of
+from sdbench.errors import UserError
+
+FOLDER = "CUB_200_2011"
+LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt")
+AGAIN = "unpack CUB_200_2011.tgz of https://data.caltech.edu/records/65de6-vp158 there again"
+
+
+def find(data_dir: Path | None) -> Path:
+    """The published folder. UserError with where to get it if it is not there; nothing is downloaded."""
+    named = cache.named_folder(data_dir) or cache.cache_folder()
+    for root in (named, named / FOLDER, named / "cub200" / FOLDER):
+        if (root / LISTS[0]).is_file() and (root / "images").is_dir():
+            return root
+    raise UserError(
+        f"cub200: expected {FOLDER}/ with images/ and {', '.join(LISTS)} in {named}, and it is not there; unpack "
+        "CUB_200_2011.tgz of https://data.caltech.edu/records/65de6-vp158 there, or give the folder that holds it with "
+        "--data-dir or SDBENCH_DATA"
+    )
+
+
+def scan(source: Source, data_dir: Path | None) -> Listing:
+    """List all images. UserError where a list or an image is missing, or the lists do not fit together."""
+    root = find(data_dir)
+    paths, labels, kept = (_read(root / name) for name in LISTS)
+    for name, other in zip(LISTS[1:], (labels, kept), strict=True):
+        if other.keys() != paths.keys():
+            odd = min(other.keys() ^ paths.keys(), key=lambda key: (len(key), key))
+            raise UserError(f"{root / name}: image {odd} is not in both this list and {LISTS[0]}; {AGAIN}")
+    classes = _classes(root, paths, labels)
+    (train, train_labels), (test, test_labels) = (_part(root, paths, labels, kept, wanted) for wanted in ("1", "0"))
+    return Listing(
+        root=root,
+        classes=classes,
+        train=train,
+        train_labels=train_labels,
+        test=test,
+        test_labels=test_labels,
+        fingerprint=fingerprint_tables(root, (train, test), context=train_labels.tobytes() + test_labels.tobytes()),
+        side=None,
+    )
+
+
+def place(source: Source, data_dir: Path | None) -> Path:
+    """The published folder. UserError where it is not there."""
+    return find(data_dir)
+
+
+def inspect(source: Source, info: DatasetInfo, data_dir: Path | None, size: int | None) -> DataFacts:
+    """What is known of the files after reading, not decoding, all of them."""
+    return facts_of(scan(source, data_dir), source, info, size)
+
+
+def _read(path: Path) -> dict[str, str]:
+    """The value of each numbered line."""
+    try:
+        lines = [line.split(None, 1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected a line 'number value' for each image ({error}); {AGAIN}") from error
+    if not lines or any(len(parts) != 2 or not parts[0].isdigit() for parts in lines):
+        raise UserError(f"{path}: expected a line 'number value' for each image; {AGAIN}")
+    return {number: value.strip() for number, value in lines}
+
+
+def _classes(root: Path, paths: dict[str, str], labels: dict[str, str]) -> tuple[str, ...]:
+    """The folder of each class, in the order of the numbers. UserError where numbers and folders disagree."""
+    named: dict[str, str] = {}
+    for number, path in paths.items():
+        parts = PurePosixPath(path).parts
+        if len(parts) != 2 or ".." in parts or path.startswith("/"):
+            raise UserError(f"{root / LISTS[0]}: expected <class>/<image>, found {path!r}; {AGAIN}")
+        if named.setdefault(labels[number], parts[0]) != parts[0]:
+            raise UserError(f"{root / LISTS[1]}: image {number} lies in {parts[0]}, others of its class not; {AGAIN}")
+    if not all(label.isdigit() for label in named) or sorted(map(int, named)) != list(range(1, len(named) + 1)):
+        raise UserError(f"{root / LISTS[1]}: expected classes numbered from 1 without gaps; {AGAIN}")
+    if len(named) < 2:
+        raise UserError(f"{root / LISTS[1]}: expected at least two classes, found {len(named)}; {AGAIN}")
+    return tuple(named[str(label)] for label in range(1, len(named) + 1))
+
+
+def _part(
+    root: Path, paths: dict[str, str], labels: dict[str, str], kept: dict[str, str], wanted: str
+) -> tuple[FileTable, Labels]:
+    table, found, missing = FileTable(), [], []
+    for number, path in paths.items():
+        if kept[number] not in ("0", "1"):
+            raise UserError(f"{root / LISTS[2]}: expected 0 or 1 for image {number}, found {kept[number]!r}; {AGAIN}")
+        if kept[number] != wanted:
+            continue
+        try:
+            table.add(f"images/{path}", os.stat(root / "images" / path).st_size)  # noqa: PTH116
+        except OSError:
+            missing.append(path)
+        found.append(int(labels[number]) - 1)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{root / 'images' / missing[0]}{more}: missing, though {LISTS[0]} lists it; {AGAIN}")
+    if not found:
+        raise UserError(f"{root / LISTS[2]}: expected images marked {wanted}, found none; {AGAIN}")
+    return table, np.array(found, np.int64)

@@ -1,0 +1,170 @@
+"""``imagenet``: ILSVRC 2012 in the layouts in which it lies around.
+
+train/<wnid>/*.JPEG, and val/<wnid>/*.JPEG or, as published, val/ILSVRC2012_val_00000001.JPEG and so on beside one of
+the files that say their classes (``MAPPINGS``). Classes are numbered in the sorted order of their wnids, as everywhere.
+The folder is --data-dir or SDBENCH_DATA, or within it imagenet/, ILSVRC2012/ or ILSVRC/Data/CLS-LOC/.
+val/ is the test set: the published test images have no labels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from sdbench.data import cache
+from sdbench.data.facts import DataFacts, DatasetInfo, Labels, Source
+from sdbench.data.fingerprints import fingerprint_tables
+from sdbench.data.listing import (
+    FileTable,
+    Listing,
+    class_folders,
+    class_images,
+    common_classes,
+    facts_of,
+    images_below,
+)
+from sdbench.errors import UserError
+
+PLACES = ("", "imagenet", "ImageNet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
+"""Where train/ and val/ are looked for below the folder that the user named."""
+WNID = re.compile(r"n\d{8}")
+EXPECTED = "train/<wnid>/<image>.JPEG and val/, with a folder for each wnid or the published 50,000 files"
+
+
+def find(data_dir: Path | None) -> Path:
+    """The folder that holds train/. UserError with where to get it if it is not there; nothing is downloaded."""
+    named = cache.named_folder(data_dir) or cache.cache_folder()
+    for place in PLACES:
+        if (named / place / "train").is_dir():
+            return named / place
+    raise UserError(
+        f"imagenet: expected {EXPECTED} in {named}, and there is no train/; unpack ILSVRC2012_img_train.tar there, one "
+        "folder for each wnid, and ILSVRC2012_img_val.tar into val/, or give the folder with --data-dir or SDBENCH_DATA"
+    )
+
+
+def scan(source: Source, data_dir: Path | None) -> Listing:
+    """List all images. UserError where the layout is another or files are missing."""
+    root = find(data_dir)
+    names = class_folders(root, "train", EXPECTED)
+    strange = [name for name in names if not WNID.fullmatch(name)]
+    if strange:
+        raise UserError(f"{root / 'train' / strange[0]}: expected folders named by wnids, such as n01440764")
+    if not (root / "val").is_dir():
+        raise UserError(f"{root / 'val'}: missing; expected {EXPECTED}")
+    flat = not any(WNID.fullmatch(path.name) and path.is_dir() for path in (root / "val").iterdir())
+    found = names if flat else class_folders(root, "val", EXPECTED)
+    classes = common_classes(root, (names, found), ("train", "val"))
+    train, train_labels = class_images(root, "train", classes)
+    test, test_labels = _flat(root, classes) if flat else class_images(root, "val", classes)
+    context = test_labels.tobytes() if flat else b""
+    return Listing(
+        root=root,
+        classes=classes,
+        train=train,
+        train_labels=train_labels,
+        test=test,
+        test_labels=test_labels,
+        fingerprint=fingerprint_tables(root, (train, test), context=context),
+        side=None,
+    )
+
+
+def place(source: Source, data_dir: Path | None) -> Path:
+    """The published folder. UserError where it is not there."""
+    return find(data_dir)
+
+
+def inspect(source: Source, info: DatasetInfo, data_dir: Path | None, size: int | None) -> DataFacts:
+    """What is known of the files after listing all of them."""
+    return facts_of(scan(source, data_dir), source, info, size)
+
+
+def _flat(root: Path, classes: tuple[str, ...]) -> tuple[FileTable, Labels]:
+    """The images of a val/ without folders, in order of their names, and their class numbers."""
+    images = images_below(root, "val")
+    if not images:
+        raise UserError(f"{root / 'val'}: expected {EXPECTED}; found no image")
+    stems = [Path(path).stem for path, _ in images]
+    file, wnids = _mapping(root, stems, classes)
+    number = {wnid: label for label, wnid in enumerate(classes)}
+    table, labels = FileTable(), []
+    for (path, size), stem in zip(images, stems, strict=True):
+        wnid = wnids.get(stem)
+        if wnid not in number:
+            what = f"has class {wnid!r}, which train/ lacks" if wnid else "is not listed"
+            raise UserError(f"{file}: {stem} {what}; unpack ImageNet again, or arrange val/ in folders, val/<wnid>/")
+        table.add(path, size)
+        labels.append(number[wnid])
+    return table, np.array(labels, np.int64)
+
+
+def _mapping(root: Path, stems: list[str], classes: tuple[str, ...]) -> tuple[Path, Mapping[str, str]]:
+    """The file that says the wnid of each image of a flat val/, and what it says, by the image's name."""
+    places = (root, root / "val", *root.parents[:3])
+    beside = ("", "ILSVRC2012_devkit_t12/data", "devkit/data", "data")
+    for name, read in MAPPINGS.items():
+        for path in (place / folder / name for place in places for folder in beside):
+            if path.is_file():
+                try:
+                    return path, read(path, stems, classes)
+                except (OSError, ValueError, IndexError, KeyError) as error:
+                    raise UserError(f"{path}: cannot be understood ({error}); get it again, or remove it") from error
+    raise UserError(
+        f"{root / 'val'}: holds images without folders, and nothing says their classes; put one of these into {root}: "
+        f"{', '.join(MAPPINGS)} (with meta.mat of the development kit beside the first), or move the images into "
+        "val/<wnid>/"
+    )
+
+
+def _from_devkit(path: Path, stems: list[str], classes: tuple[str, ...]) -> dict[str, str]:
+    """Line i is the ILSVRC number of the i-th image; meta.mat beside it has the wnid of each number."""
+    from scipy.io import loadmat
+
+    meta = path.with_name("meta.mat")
+    if not meta.is_file():
+        raise UserError(f"{path}: says classes by numbers; put meta.mat of the development kit beside it")
+    synsets = np.atleast_1d(loadmat(str(meta), squeeze_me=True)["synsets"])
+    wnid = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+    return _in_order(stems, [wnid[int(line)] for line in path.read_text().split()])
+
+
+def _from_wnids(path: Path, stems: list[str], classes: tuple[str, ...]) -> dict[str, str]:
+    """Line i is the wnid of the i-th image."""
+    return _in_order(stems, path.read_text().split())
+
+
+def _in_order(stems: list[str], wnids: list[str]) -> dict[str, str]:
+    if len(stems) != len(wnids):
+        raise ValueError(f"{len(wnids)} lines for {len(stems)} images")
+    return dict(zip(stems, wnids, strict=True))
+
+
+def _from_solution(path: Path, stems: list[str], classes: tuple[str, ...]) -> dict[str, str]:
+    """Lines ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``, the boxes of one image after each other."""
+    lines = (line.split(",") for line in path.read_text().splitlines()[1:])
+    return {stem: boxes.split()[0] for stem, boxes in lines}
+
+
+def _from_pairs(path: Path, stems: list[str], classes: tuple[str, ...]) -> dict[str, str]:
+    """Lines ``ILSVRC2012_val_00000001.JPEG 65``: the number of the class among the sorted wnids, from 0."""
+    pairs = (line.split() for line in path.read_text().splitlines() if line.strip())
+    return {Path(name).stem: classes[_count(number)] for name, number in pairs}
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise ValueError(f"{text!r} is no number of a class")
+    return int(text)
+
+
+MAPPINGS: dict[str, Callable[[Path, list[str], tuple[str, ...]], dict[str, str]]] = {
+    "ILSVRC2012_validation_ground_truth.txt": _from_devkit,
+    "LOC_val_solution.csv": _from_solution,
+    "imagenet_2012_validation_synset_labels.txt": _from_wnids,
+    "val.txt": _from_pairs,
+}
+"""Files that say the classes of a flat val/: the development kit's, Kaggle's, TensorFlow's and Caffe's."""

@@ -1,0 +1,53 @@
+"""What ``sdbench gc`` and ``sdbench rm`` answer: the pieces that go, and what was left alone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sdbench.spec import Count, Record
+
+Kind = Literal["checkpoint", "temporary", "damaged", "stale", "trial"]
+QUARANTINE = "quarantine"
+RECORDS = ("trial.json", "started.json")
+
+
+class Piece(Record):
+    """Something that can go. place: below the results folder. reason: why, and for a damaged record what is wrong."""
+
+    kind: Kind
+    place: str
+    bytes: Count
+    reason: str
+
+
+class Sweep(Record):
+    """What goes, or went where ``done``; and what was left alone, with the reason."""
+
+    results: str
+    pieces: tuple[Piece, ...]
+    left: tuple[str, ...] = ()
+    done: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """That are freed; what is moved to quarantine stays on the disk."""
+        return sum(piece.bytes for piece in self.pieces if piece.kind != "damaged")
+
+    @property
+    def text(self) -> str:
+        """A line per piece, then the sum."""
+        verb = {True: ("removed", "moved to quarantine"), False: ("to remove", "to move to quarantine")}[self.done]
+        lines = [
+            f"{verb[piece.kind == 'damaged']}: {piece.place}: {piece.reason} ({piece.bytes / 2**20:.1f} MiB)"
+            for piece in self.pieces
+        ]
+        lines += [f"left alone: {line}" for line in self.left]
+        return "\n".join([*(printable(line) for line in lines), self.counted])
+
+    @property
+    def counted(self) -> str:
+        return f"{len(self.pieces)} piece(s), {self.bytes / 2**20:.1f} MiB {'freed' if self.done else 'to free'}"
+
+
+def printable(line: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in line)
