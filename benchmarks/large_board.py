@@ -75,9 +75,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where stores are made (default: the system's temporary folder)")
     given = parser.parse_args()
     before: dict[str, float] = {}
-    print(
-        "trials | command | processor s, median (lowest to highest) | peak MiB | exit | per trial, over the smaller store"
-    )
+    print("trials | command | processor s, median (lowest to highest) | peak MiB | exit | per trial, over that before")
     for count in given.trials:
         with tempfile.TemporaryDirectory(dir=given.folder) as place:
             root = Path(place) / "results"

@@ -53,7 +53,9 @@ class Nodes:
             f"mount --make-rprivate / && mount -t tmpfs none {folder} && exec {sys.executable} -m ray.scripts.scripts "
             f"start --address={self.cluster.address} --num-cpus={cpus} --object-store-memory={80 * 2**20} --block"
         )
-        node = subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdout=sys.stderr, stderr=sys.stderr)
+        environ = {**os.environ, "NODE_OF_TEST": name}
+        command = ["unshare", "-m", "sh", "-c", script]
+        node = subprocess.Popen(command, stdout=sys.stderr, stderr=sys.stderr, env=environ)
         self.nodes[name] = [node.pid]
         deadline = time.monotonic() + 120
         while len(self.cluster.list_all_nodes()) < len(self.nodes) and time.monotonic() < deadline:

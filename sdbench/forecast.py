@@ -22,17 +22,15 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from tabulate import tabulate
 
 from sdbench.checkpoint import KEEP
+from sdbench.forecast_records import Forecast, Need
 from sdbench.identity import method_source
 from sdbench.leaderboard_costs import Hardware
 from sdbench.leaderboard_profiles import Conditions, Measured, ProfileIndex, fitting
 from sdbench.plan import Plan
 from sdbench.shelf import SHARE_OF_FREE_MEMORY
-from sdbench.spec import Count, Record, Trial, TrialSpec
+from sdbench.spec import Trial, TrialSpec
 
 EVALUATED = 1 / 3
 """Of a training step's time per image: a forward pass without its backward pass."""
@@ -76,120 +74,6 @@ class Machine:
     free_disk: int
     at_once: int
     workers: int
-
-
-class Need(Record):
-    """What one trial of a method on a data set and network needs; None is unknown.
-
-    trials: how many would run. rows: where a memory of every image is kept, if there is one. training_bytes: on disk
-    while it trains, at most. kept_bytes: that it leaves there. profile: that memory and hours rest on. scaled: whether
-    that has another batch size. advice: what to type for what is unknown.
-    """
-
-    dataset: str
-    network: str
-    method: str
-    trials: Count
-    memory_bytes: Count | None
-    state_bytes: Count
-    row_bytes: Count
-    rows: Literal["none", "memory", "disk"]
-    training_bytes: Count
-    kept_bytes: Count
-    step_hours: float | None
-    decode_hours: float | None
-    hours: float | None
-    profile: str = ""
-    scaled: bool = False
-    advice: str = ""
-
-
-class Forecast(Record):
-    """What all trials that would run need. hours: of all that can be told, one after another; ``untold``: the number
-    of others. disk_bytes: at most, with ``at_once`` of them running when nearly all are done."""
-
-    needs: tuple[Need, ...]
-    hours: float
-    untold: Count
-    at_once: Count
-    disk_bytes: Count
-    free_disk_bytes: Count
-    free_memory_bytes: Count
-    decoded_per_s: dict[str, float] = {}
-    workers: Count = 0
-
-    @property
-    def problems(self) -> list[str]:
-        """What will not do."""
-        found = []
-        if self.disk_bytes > self.free_disk_bytes:
-            found.append(
-                f"the disk of the results folder has {size_text(self.free_disk_bytes)} free and up to "
-                f"{size_text(self.disk_bytes)} are needed; give another with --results FOLDER, or fewer trials at once"
-            )
-        large = [n for n in self.needs if n.memory_bytes is not None and n.memory_bytes > self.free_memory_bytes]
-        found += [
-            f"{n.method} on {n.dataset} takes {size_text(n.memory_bytes or 0)} of memory and "
-            f"{size_text(self.free_memory_bytes)} are free; take a smaller --batch-size"
-            for n in large
-        ]
-        return found
-
-    @property
-    def lines(self) -> list[str]:
-        """The table for people, and a line each on what is short and what is not known."""
-        if not self.needs:
-            return []
-        headers = ["forecast", "data set", "network", "trials", "hours", "memory", "state", "disk", "left", "profile"]
-        rows = [_row(need) for need in self.needs]
-        unknown = f"{self.untold} trial(s) of unknown length"
-        told = [f"{self.hours:.3g} hours of trials"] * (self.hours > 0) + [unknown] * (self.untold > 0)
-        total = ", ".join(told)
-        rates = [f"{name}: {r:.0f} images/s per processor" for name, r in self.decoded_per_s.items()]
-        decoding = [f"decoding {', '.join(rates)}, {self.workers} workers"] if rates else []
-        disk = f"disk: up to {size_text(self.disk_bytes)}, {size_text(self.free_disk_bytes)} free"
-        return [
-            tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True),
-            *[f"{total}, {self.at_once} at once; {disk}"],
-            *decoding,
-            *(f"not enough: {problem}" for problem in self.problems),
-            *(f"hours and memory of {names} are unknown; run: {line}" for line, names in self._advice().items()),
-        ]
-
-    def _advice(self) -> dict[str, str]:
-        """Commands that measure what is unknown, and the methods that each of them measures."""
-        found: dict[str, list[str]] = {}
-        for need in self.needs:
-            if need.advice:
-                found.setdefault(need.advice.replace(f" {need.method} ", " {} ", 1), []).append(need.method)
-        joined = {line: ",".join(dict.fromkeys(methods)) for line, methods in found.items()}
-        return {line.replace("{}", names, 1): names for line, names in joined.items()}
-
-
-def _row(need: Need) -> list[str]:
-    unknown = "unknown"
-    hours = unknown if need.hours is None else f"{need.hours:.3g}"
-    if need.decode_hours and need.step_hours and need.decode_hours > need.step_hours:
-        hours += " (decoding)"
-    memory = unknown if need.memory_bytes is None else size_text(need.memory_bytes)
-    state = size_text(need.state_bytes) + (" on disk" if need.rows == "disk" else "") if need.state_bytes else "0"
-    profile = (need.profile[:8] + (" scaled" if need.scaled else "")) or "none"
-    disk = (size_text(need.training_bytes), size_text(need.kept_bytes))
-    return [need.method, need.dataset, need.network, str(need.trials), hours, memory, state, *disk, profile]
-
-
-def size_text(size: float) -> str:
-    """Bytes for people.
-
-    >>> size_text(2 * 2_686_843 * 10_000 * 4), size_text(1536)
-    ('200 GiB', '1.5 KiB')
-    """
-    units = ["B", "KiB", "MiB", "GiB", "TiB"]
-    while size >= 1024 and len(units) > 1:
-        size /= 1024
-        del units[0]
-    unit = units[0]
-    return f"{size:.0f} {unit}" if size >= 100 or unit == "B" else f"{size:.3g} {unit}"
 
 
 def forecast(

@@ -18,7 +18,8 @@ from sdbench.data.loaders import spare_workers
 from sdbench.data.resident import fits
 from sdbench.data.stream import Decoder, Request, Wanted
 from sdbench.engine.local import slots
-from sdbench.forecast import DataSize, Forecast, Holdings, Machine, forecast, key
+from sdbench.forecast import DataSize, Holdings, Machine, forecast, key
+from sdbench.forecast_records import Forecast
 from sdbench.holdings import bytes_of, tensors_of
 from sdbench.leaderboard_costs import Hardware
 from sdbench.leaderboard_profiles import index_profiles

@@ -14,8 +14,8 @@ from tabulate import tabulate
 
 from sdbench.budget import Spending
 from sdbench.engine.local import slots
-from sdbench.forecast import Forecast
 from sdbench.forecast_facts import forecast_of
+from sdbench.forecast_records import Forecast
 from sdbench.plan import Plan
 from sdbench.progress import duration
 from sdbench.run import meter_of, to_do

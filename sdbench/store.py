@@ -180,7 +180,8 @@ class Store:
         empty another file."""
         above = [folder, *folder.parents]
         inside = [folder / name for name in (".lock", "checkpoint", "state", EPOCH_LOGITS)]
-        for path in [*inside, *above[: above.index(self.trials)]]:
+        below = above[: above.index(self.trials)] if self.trials in above else []  # the results folder has a lock too
+        for path in [*inside, *below]:
             if path.is_symlink():
                 raise EnvironmentProblem(f"{path} is a link, which is not written through; move it away")
 

@@ -332,11 +332,12 @@ def test_a_node_that_lacks_what_trials_need_is_named_before_any_work(
 @pytest.mark.slow
 @pytest.mark.skipif(not can_hide(), reason="needs the right to make a mount namespace")
 def test_a_late_node_that_does_not_see_the_results_loses_nothing(
-    tmp_path: Path, cluster: Cluster, start: Callable[[str], Run]
+    world: Path, tmp_path: Path, cluster: Cluster, start: Callable[[str], Run]
 ) -> None:
+    """The first node sees no plug-in, and needs none: it is sent."""
     (tmp_path / "results").mkdir()
-    address = cluster.say("add", "head", 0)
-    cluster.say("add", "first", 1)
+    cluster.say("add", "head", 0)
+    address = cluster.say("hide", "first", 1, world / "lab")
     run = start(address)
     wait_for(lambda: run.lines())
     cluster.say("hide", "blind", 1, tmp_path / "results")

@@ -13,8 +13,9 @@ from PIL import Image
 from sdbench import api, environment, registry
 from sdbench.cost import archive
 from sdbench.cost.records import Memory, ProfileResult, ProfileRow, Ratio, Setting
-from sdbench.forecast import DataSize, Forecast, Holdings, Machine, Need, forecast, key, size_text
+from sdbench.forecast import DataSize, Holdings, Machine, forecast, key
 from sdbench.forecast_facts import decoded_per_s, forecast_of, holdings
+from sdbench.forecast_records import Forecast, Need, size_text
 from sdbench.identity import method_source
 from sdbench.leaderboard_costs import Hardware
 from sdbench.leaderboard_profiles import index_profiles

@@ -20,8 +20,8 @@ LIMIT_S = 2.0
 LIMIT_MB = 1024
 MAX_BYTES = 65536
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "hostile"))
 with atheris.instrument_imports(include=["sdbench", "tomllib", "json"]):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "hostile"))
     import targets  # type: ignore[import-not-found]
 
 
@@ -38,8 +38,9 @@ def main() -> None:
     given = parser.parse_args()
     corpus = given.corpus or Path(tempfile.mkdtemp(prefix="sdbench-corpus-"))
     corpus.mkdir(parents=True, exist_ok=True)
-    for number, content in enumerate(targets.SEEDS[given.target]):
-        (corpus / f"seed-{number}").write_bytes(content)
+    with atheris.instrument_imports(include=["sdbench"]):  # some targets load their modules when they are made
+        for number, content in enumerate(targets.SEEDS[given.target]):
+            (corpus / f"seed-{number}").write_bytes(content)
     read, change = targets.TARGETS[given.target], targets.MUTATORS.get(given.target)
 
     def once(content: bytes) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 
 from sdbench.engine import Resources, ray_halt, ray_tune
 from sdbench.engine.job import Job
+from sdbench.engine.ray_nodes import Place
+from sdbench.engine.shipping import Plugin, unpacked
 from sdbench.space import Choice, LogUniform, Space
 from sdbench.spec import Trial
 from sdbench.store import Store
@@ -81,11 +83,11 @@ def run(asks: list[Ask], resources: Resources, stop: Event) -> None:
     with ray_tune.session([ask.template for ask in asks], resources, stop) as (place, _):
         for ask in asks:
             if not stop.is_set():
-                _fit(ask, resources, place.folder if place else None)
+                _fit(ask, resources, place)
 
 
-def _fit(ask: Ask, resources: Resources, folder: str | None) -> None:
-    """One search. folder: for Tune's own files, where every node sees them; None for a temporary one."""
+def _fit(ask: Ask, resources: Resources, place: Place | None) -> None:
+    """One search. place: on a cluster, where Tune's own files are seen by every node, and the plug-ins for them."""
     import ray
     from ray import tune
 
@@ -93,7 +95,9 @@ def _fit(ask: Ask, resources: Resources, folder: str | None) -> None:
     needs = {"cpu": resources.cpus_per_trial, "gpu": share}
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     room = int(total.get("GPU", 0) / share) if share else int(total.get("CPU", 1) // resources.cpus_per_trial)
-    trainable = tune.with_resources(tune.with_parameters(_followed(), ask=ask), needs)
+    trainable = tune.with_resources(
+        tune.with_parameters(_followed(), ask=ask, plugins=place.plugins if place else ()), needs
+    )
     places = range(len(ask.points))
     with tempfile.TemporaryDirectory(prefix="sdbench-tune-") as scratch:
         tuner = tune.Tuner(
@@ -108,7 +112,7 @@ def _fit(ask: Ask, resources: Resources, folder: str | None) -> None:
             ),
             run_config=tune.RunConfig(
                 name="run",
-                storage_path=folder or scratch,
+                storage_path=place.folder if place else scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=max(1, ask.template.options.max_failures)),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -124,11 +128,16 @@ def _followed() -> Any:
     from ray import tune
 
     class Followed(tune.Trainable):
-        def setup(self, config: dict[str, Any], ask: Ask | None = None) -> None:
+        def setup(self, config: dict[str, Any], ask: Ask | None = None, plugins: tuple[Plugin, ...] = ()) -> None:
             from sdbench.engine.follow import Follower
 
             assert ask is not None, "handed over by with_parameters"
-            self.follower = Follower(ask.job(config))
+            self.kept = contextlib.ExitStack()
+            job = ask.job(config)
+            if plugins:  # on a cluster, whose nodes need not see the files that were named
+                here = self.kept.enter_context(unpacked(plugins))
+                job = job.model_copy(update={"options": job.options.model_copy(update={"plugins": here})})
+            self.follower = Follower(job)
             self.epochs = ask.epochs
 
         def step(self) -> dict[str, Any]:
@@ -139,6 +148,7 @@ def _followed() -> Any:
 
         def cleanup(self) -> None:
             self.follower.end()
+            self.kept.close()
 
     return Followed
 

@@ -214,33 +214,37 @@ def _json_mutator(name: str, kind: type[TrialResult] | type[ProfileResult]) -> C
 def _header_mutator(content: bytes, seed: int) -> bytes:
     """Changes the description of the tensors, its length kept true."""
     chance = random.Random(seed)
-    length = int.from_bytes(content[:8], "little")
-    try:
-        header = json.loads(content[8 : 8 + length])
-    except (ValueError, RecursionError):
-        return chance.choice(SEEDS["logits"])
-    raw = json.dumps(_changed(header, chance)).encode()
-    return len(raw).to_bytes(8, "little") + raw + content[8 + length :]
+    for each in (content, chance.choice(SEEDS["logits"])):
+        length = int.from_bytes(each[:8], "little")
+        try:
+            raw = json.dumps(_changed(json.loads(each[8 : 8 + length]), chance)).encode()
+        except (ValueError, RecursionError):
+            continue
+        return len(raw).to_bytes(8, "little") + raw + each[8 + length :]
+    return content
 
 
 def _archive_mutator(content: bytes, seed: int) -> bytes:
     """Changes bytes of one member of a checkpoint's archive, or its name, or packs it."""
     chance = random.Random(seed)
-    out = io.BytesIO()
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w") as new:
-            members = old.infolist()[:50]
-            wanted = "data.pkl" if chance.random() < 0.7 else chance.choice(members).filename
-            for member in members:
-                raw, name = bytearray(old.read(member)), member.filename
-                if wanted in name and raw:
-                    for _ in range(chance.randint(1, 4)):
-                        raw[chance.randrange(len(raw))] = chance.randrange(256)
-                    name = chance.choice([name] * 9 + ["../" + name])
-                packing = zipfile.ZIP_DEFLATED if chance.random() < 0.02 else zipfile.ZIP_STORED
-                new.writestr(name, bytes(raw), packing)
+        return _archive(content, chance)
     except Exception:  # whatever the last mutation left
-        return chance.choice(SEEDS["checkpoint"])
+        return _archive(chance.choice(SEEDS["checkpoint"]), chance)
+
+
+def _archive(content: bytes, chance: random.Random) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w") as new:
+        members = old.infolist()[:50]
+        wanted = "data.pkl" if chance.random() < 0.7 else chance.choice(members).filename
+        for member in members:
+            raw, name = bytearray(old.read(member)), member.filename
+            if wanted in name and raw:
+                for _ in range(chance.randint(1, 4)):
+                    raw[chance.randrange(len(raw))] = chance.randrange(256)
+                name = chance.choice([name] * 9 + ["../" + name])
+            new.writestr(name, bytes(raw), zipfile.ZIP_DEFLATED if chance.random() < 0.02 else zipfile.ZIP_STORED)
     return out.getvalue()
 
 
