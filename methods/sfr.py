@@ -20,7 +20,7 @@ from sdbench.parts import (
     pool_to,
     require_stages,
     spatial_softmax,
-)
+)  # fmt: skip
 
 Pairs = Literal["all_to_last", "adjacent", "all"]
 Grouping = Literal["contiguous", "stride", "activation_sorted"]

@@ -89,7 +89,8 @@ def read_board(
     """The board of the trials chosen, and how many records are damaged. write_files: the boards of all trials are
     written under the results folder as well. published: with what others print beside what was measured. Raises
     UserError where no trial is found."""
-    with _alone(root := _folder(results)) if write_files else contextlib.nullcontext():
+    root = _folder(results)
+    with _alone(root) if write_files else contextlib.nullcontext():
         scan, profiles = _read(root)
         damaged = _sentences([*scan.damaged, *profiles.damaged])
         if write_files and scan.results:

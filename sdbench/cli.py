@@ -1,8 +1,8 @@
 """The command line: parse, call, print. Nothing heavy is imported before a command needs it.
 
 stdout carries the answer, stderr progress and messages. Exit codes: 0 all ok, 1 some trials or
-checks failed or a record is damaged, 2 bad input, 3 the machine lacks something, 130 / 143
-interrupted by Ctrl-C / SIGTERM after everything was kept.
+checks failed or a record is damaged, 2 bad input, 3 the machine lacks something, 4 records are
+invalid or a condition of --fail-if holds, 130 / 143 interrupted by Ctrl-C / SIGTERM after everything was kept.
 """
 
 from __future__ import annotations

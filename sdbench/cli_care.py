@@ -132,7 +132,7 @@ def export(
 
         chosen = boards.Filter.read(methods, dataset, model, protocol)
         found = upkeep.export(results or "results", trials or [], chosen, output)
-        typer.echo(found.model_dump_json(indent=1) if as_json else found.text)
+        say(found.model_dump_json(indent=1) if as_json else found.text)
 
 
 @part.command()
@@ -145,7 +145,7 @@ def init(
 
         options = context.find_root().command.commands["run"].params  # type: ignore[attr-defined]
         path = starting.init(file, {str(option.name).rstrip("_"): option.help or "" for option in options})
-        typer.echo(f"wrote {path}; next: sdbench plan --config {path}")
+        say(f"wrote {path}; next: sdbench plan --config {path}")
 
 
 @part.command("new-method")
@@ -163,7 +163,7 @@ def new_method(
         from sdbench import scaffold
 
         written = scaffold.write(name, kind, Path(directory), Path(tests))
-        typer.echo(written.model_dump_json(indent=1) if as_json else written.text)
+        say(written.model_dump_json(indent=1) if as_json else written.text)
 
 
 def _swept(found: Sweep, dry_run: bool, yes: bool, as_json: bool) -> None:
@@ -177,6 +177,6 @@ def _swept(found: Sweep, dry_run: bool, yes: bool, as_json: bool) -> None:
     if agreed(found, yes=yes, dry_run=dry_run, ask=asked):
         known, found = found.left, carry_out(found)
         if not as_json:
-            say("\n".join(f"left alone: {line}" for line in found.left if line not in known) + found.counted)
+            say("\n".join([*(f"left alone: {line}" for line in found.left if line not in known), found.counted]))
     if as_json:
         say(found.model_dump_json(indent=1))

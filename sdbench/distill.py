@@ -135,6 +135,7 @@ def _students(request: Request, teachers: Sequence[Teacher], student: str | None
         "batch_size": str(recipe.batch_size),
         "lr": repr(recipe.lr),
         "weight_decay": repr(recipe.weight_decay),
+        "augment": recipe.policy,
         "precision": spec.precision,
         "threads": str(spec.threads),
         "image_size": None if spec.image_size is None else str(spec.image_size),

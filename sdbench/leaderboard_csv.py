@@ -50,7 +50,7 @@ def _csv_cell(value: Cell) -> str:
     if not isinstance(value, str):
         return repr(value)
     text = clean(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 
 
 def _csv_record(table: Table, row: Row, hardware: int) -> dict[str, Cell]:

@@ -6,7 +6,6 @@ all of them, and for trials that another command is working on.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
@@ -20,6 +19,7 @@ from sdbench.bounded import open_plain
 from sdbench.spec import Trial
 from sdbench.store import DamagedRecord, Store, read_result
 from sdbench.terminal import visible
+from sdbench.usage import memory_in_use
 
 POLL_S = 0.5
 MOST_AT_ONCE = 2**20
@@ -264,32 +264,6 @@ def seconds_left(watched: Sequence[Watched]) -> float | None:
 
 def _epochs_left(w: Watched) -> int:
     return w.trial.spec.recipe.epochs - w.epoch if w.status in ("waiting", "running") else 0
-
-
-def memory_in_use() -> str:
-    """Memory of the processes below this one, and of GPUs where there are some."""
-    import psutil
-
-    total = 0
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            total += process.memory_info().rss
-    return f"memory of all processes: {total / 2**30:.1f} GiB{_gpu_memory()}"
-
-
-def _gpu_memory() -> str:
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        try:
-            handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-            infos = [pynvml.nvmlDeviceGetMemoryInfo(handle) for handle in handles]
-        finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return ""
-    return "".join(f"; GPU {i}: {m.used / 2**30:.1f} of {m.total / 2**30:.1f} GiB" for i, m in enumerate(infos))
 
 
 def duration(seconds: float) -> str:

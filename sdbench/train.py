@@ -102,9 +102,10 @@ def run_trial(
     result = record_of(trial, options, progress, status, reason, session, scores, resumable)
     if not (workers.leads or status in ("failed", "oom")):
         return result
+    standing = conclude(store, result, options, progress.curve)
     if result.final and not options.keep_checkpoints and session is not None:
-        session.rows.remove()
-    return conclude(store, result, options, progress.curve)
+        session.rows.remove()  # not before the record: until then, the last checkpoint needs them
+    return standing
 
 
 def _step_kind(options: Options, session: Session) -> StepKind:

@@ -90,7 +90,13 @@ def _base(request: Request, dataset: str, command: Sequence[str], problems: Prob
     own: dict[str, object] = {"dataset": (dataset,), "baseline": "true"}
     if not request.seeds and not request.num_seeds:
         own["seeds"] = tuple(map(str, PROTOCOLS[TUNED].seeds))
-    return problems.attempt(lambda: make_plan(request.model_copy(update=own), command))
+    try:
+        return make_plan(request.model_copy(update=own), command)
+    except EnvironmentProblem:
+        raise
+    except UserError as error:
+        problems.found += error.problems
+        return None
 
 
 def _cells(trials: Sequence[Trial]) -> list[Cell]:

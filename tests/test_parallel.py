@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,13 +25,17 @@ from sdbench.plan import Plan, make_plan
 from sdbench.request import Request
 from sdbench.spec import Trial, TrialResult
 from sdbench.store import Store, read_curve
+from sdbench.workers import Shard
 
 METHODS = (
-    "ce", "ls", "zipf", "pskd", "ols", "cals", "byot", "dlb", "mean_teacher", "temporal_ensembling", "cskd", "ls_plus_plus",
+    "ce", "ls", "zipf", "pskd", "ols", "cals", "byot", "dlb", "mean_teacher", "temporal_ensembling", "cskd",
+    "ls_plus_plus",
 )  # fmt: skip
-EPOCHS, BATCH, RATE, MOMENTUM, DECAY = 3, 12, 0.1, 0.9, 5e-4
-TOLERANCE = 2e-5
-"""Largest difference of a weight, whose size is about 1, after all epochs; float32 has a precision of 6e-8."""
+EPOCHS, BATCH, RATE, MOMENTUM, DECAY = 3, 12, 0.01, 0.9, 5e-4
+TOLERANCE = {"double": 1e-9, "float": 1e-4}
+"""Largest difference of a weight, whose size is about 1, after all epochs. Training makes a difference in rounding
+grow, in float32 faster than it could tell a mistake apart for methods that rank or select."""
+WORKER = Path(__file__).parent / "parallel_worker.py"
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +53,20 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def planned(pictures: Path, results: Path, **given: Any) -> Plan:
-    fixed = {"protocol": "fixed", "epochs": str(EPOCHS), "batch_size": str(BATCH), "image_size": "8"}
+    fixed = {"protocol": "fixed", "epochs": str(EPOCHS), "batch_size": str(BATCH), "image_size": "8", "lr": str(RATE)}
     own = {"dataset": [f"folder:{pictures}"], "model": ["resnet8"], "results": str(results), "seeds": ["0"]}
     where = {"precision": "fp32", "engine": "local", "device": "cpu", "baseline": "false"}
     return make_plan(Request.gather({**fixed, **own, **where, **given}, None, {}))
 
 
-def train_together(plan: Plan, folder: Path, size: int, until: int = 0) -> list[TrialResult]:
+def train_together(plan: Plan, folder: Path, size: int, until: int = 0, precision: str = "float") -> list[TrialResult]:
     """Train the plan's trials on ``size`` processes; until: steps after which each trial is stopped, or 0."""
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [Job(trial=t, options=plan.options, store=plan.results).model_dump(mode="json") for t in plan.trials]
     told = {"jobs": jobs, "size": size, "until": until, "plugins": list(plan.options.plugins)}
-    (folder / "told.json").write_text(json.dumps({**told, "meeting": str(folder / f"meeting-{until}")}))
-    script = str(Path(__file__).parent / "parallel_worker.py")
-    command = [sys.executable, "-W", "error::UserWarning", script, str(folder / "told.json")]
+    how = {"double": precision == "double", "meeting": str(folder / f"meeting-{until}")}
+    (folder / "told.json").write_text(json.dumps({**told, **how}))
+    command = [sys.executable, "-W", "error::UserWarning", str(WORKER), str(folder / "told.json")]
     processes = [
         subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for rank in range(size)
@@ -103,10 +108,15 @@ def rows_of(batch: Batch, rows: slice) -> Batch:
     return Batch(batch.images[rows], views, partners, batch.labels[rows], batch.index[rows])
 
 
-def reference(trial: Trial, plan: Plan, size: int) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float]]:
+Reached = tuple[dict[str, Tensor], dict[str, Tensor], list[float]]
+
+
+def reference(trial: Trial, plan: Plan, size: int, precision: str) -> Reached:
     """One process that accumulates the gradients of ``size`` shards, by hand: the weights and the method's state at
     the end, and the mean loss of each epoch."""
     session = open_session(trial, Store(Path(plan.results)), plan.options)
+    if precision == "double":
+        session = runpy.run_path(str(WORKER))["in_double"](session)
     network, method, data = session.network, session.method, session.data
     apart = "own" in method.joins.values()
     shards = Shards(network, method, size, apart=apart)
@@ -138,7 +148,7 @@ def reference(trial: Trial, plan: Plan, size: int) -> tuple[dict[str, Tensor], d
                 terms = shards.methods[k].loss(network, rows_of(batch, rows), progress)
                 loss = sum(t if n in method.summed_terms else share * t for n, t in terms.items())
                 loss.backward()  # type: ignore[union-attr]
-                total += float(loss) * count
+                total += float(loss.detach()) * count  # type: ignore[union-attr]
                 shards.kept[k] = shards.now()
             with torch.no_grad():
                 for i, parameter in enumerate(trained):
@@ -154,7 +164,9 @@ def reference(trial: Trial, plan: Plan, size: int) -> tuple[dict[str, Tensor], d
                 own.after_epoch(network)
             if method.wants_validation:
                 network.eval()
-                pairs = [(network(images).logits, labels) for images, labels in data.validation_batches(4 * BATCH)]
+                pairs = [
+                    (network(images).logits.float(), labels) for images, labels in data.validation_batches(4 * BATCH)
+                ]
                 network.train()
                 method.after_validation(torch.cat([z for z, _ in pairs]), torch.cat([y for _, y in pairs]))
         losses.append(total / data.num_train)
@@ -169,44 +181,96 @@ def deterministic() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-Trained = Callable[[int], tuple[Plan, dict[str, TrialResult]]]
+Trained = Callable[[int, str], tuple[Plan, dict[str, TrialResult]]]
 
 
 @pytest.fixture(scope="module")
 def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory, deterministic: None) -> Trained:
-    """``trained(2)``: all methods on two processes, with checkpoints kept."""
-    done: dict[int, tuple[Plan, dict[str, TrialResult]]] = {}
+    """``trained(2, "double")``: its methods of ``CASES`` on two processes, with checkpoints kept."""
+    done: dict[tuple[int, str], tuple[Plan, dict[str, TrialResult]]] = {}
 
-    def train(size: int) -> tuple[Plan, dict[str, TrialResult]]:
-        if size not in done:
-            root = tmp_path_factory.mktemp(f"shards-{size}")
-            names = [*METHODS] if size == 2 else ["ce", "pskd", "ols"]
-            plan = planned(pictures, root / "results", methods=names, gpus_per_trial=str(size), keep_checkpoints="true")
-            done[size] = plan, {r.spec.method: r for r in train_together(plan, root, size)}
-        return done[size]
+    def train(size: int, precision: str) -> tuple[Plan, dict[str, TrialResult]]:
+        key = size, precision
+        if key not in done:
+            root = tmp_path_factory.mktemp(f"{precision}-{size}")
+            given = {"gpus_per_trial": str(size), "keep_checkpoints": "true"}
+            plan = planned(pictures, root / "results", methods=[n for *k, n in CASES if k == [*key]], **given)
+            done[key] = plan, {r.spec.method: r for r in train_together(plan, root, size, precision=precision)}
+        return done[key]
 
     return train
 
 
-CASES = [*((2, name) for name in METHODS), (3, "ce"), (3, "pskd"), (3, "ols")]
+CASES = [
+    *((2, "double", name) for name in METHODS),
+    *((3, "double", name) for name in ("ce", "ols", "sfr[dls=instance]")),
+    *((2, "float", name) for name in ("ce", "ls", "pskd")),
+]
 
 
-@pytest.mark.parametrize(("size", "method"), CASES)
-def test_shards_on_processes_equal_shards_in_turn(trained: Trained, size: int, method: str) -> None:
-    plan, found = trained(size)
+@pytest.mark.parametrize(("size", "precision", "method"), CASES)
+def test_shards_on_processes_equal_shards_in_turn(trained: Trained, size: int, precision: str, method: str) -> None:
+    plan, records = trained(size, precision)
+    found = {name: records[name.split("[")[0]] for *_, name in CASES if name.split("[")[0] in records}
+    most = TOLERANCE[precision]
     result = found[method]
     assert (result.status, result.reason, result.spec.shards) == ("ok", "", size)
     trial = next(t for t in plan.trials if t.id == result.trial_id)
-    weights, state, losses = reference(trial, plan, size)
+    weights, state, losses = reference(trial, plan, size, precision)
     folder = Store(Path(plan.results)).folder(trial.spec, trial.id)
     ours = safetensors.torch.load_file(folder / "network.safetensors")
     assert ours.keys() == weights.keys()
     worst = max(float((ours[n].double() - weights[n].double()).abs().max()) for n in weights if "num_batches" not in n)
     lines = [line["loss"] for line in read_curve(folder / "curve.jsonl")]
-    print(f"\n{method} on {size}: weights {worst:.1e}, loss {np.abs(np.subtract(lines, losses)).max():.1e}")
-    assert worst < TOLERANCE
-    np.testing.assert_allclose(lines, losses, atol=TOLERANCE)
+    apart = np.abs(np.subtract(lines, losses)).max()
+    print(f"\n{method} on {size} in {precision}: weights {worst:.1e}, loss {apart:.1e}")
+    assert worst < most
+    np.testing.assert_allclose(lines, losses, atol=max(most, 1e-6))  # the loss is added up in float32
     saved = torch.load(folder / "checkpoint" / f"epoch-{EPOCHS:06d}.pt", weights_only=True)["session"]["method"]
     for name, value in state.items():
         if "num_batches" not in name:
-            torch.testing.assert_close(saved[name], value, atol=TOLERANCE, rtol=1e-4, msg=f"{method}: {name}")
+            torch.testing.assert_close(saved[name], value, atol=most, rtol=most, msg=f"{method}: {name}")
+
+
+def test_resumed_equals_uninterrupted_to_the_bit(pictures: Path, tmp_path: Path, deterministic: None) -> None:
+    """Stopped in the second epoch: rows of memories, sums and what each process carries alone go on as they were."""
+    names = ["pskd", "ols", "dlb"]
+    plans = [planned(pictures, tmp_path / n, methods=names, gpus_per_trial="2") for n in ("straight", "stopped")]
+    straight = train_together(plans[0], tmp_path / "a", 2)
+    steps = -(-85 // BATCH)
+    broken = train_together(plans[1], tmp_path / "b", 2, until=steps + 3)
+    assert [r.status for r in broken] == ["interrupted"] * 3
+    resumed = train_together(plans[1], tmp_path / "b", 2)
+    for before, after in zip(straight, resumed, strict=True):
+        assert (after.status, after.resumes, after.trial_id) == ("ok", (1,), before.trial_id)
+        assert after.metrics == before.metrics
+        weights = []
+        for plan in plans:
+            folder = Store(Path(plan.results)).folder(before.spec, before.trial_id)
+            weights.append(safetensors.torch.load_file(folder / "network.safetensors"))
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+        assert before.cost is not None
+        assert after.cost is not None
+        assert after.cost.images_with_gradient == before.cost.images_with_gradient
+        assert after.cost.labelled_images == before.cost.labelled_images == 85 * EPOCHS
+
+
+def test_the_images_are_those_of_one_process(trained: Trained, pictures: Path, tmp_path: Path) -> None:
+    """Paired with trials on one device: the same weights and the same first batch; each image is seen once."""
+    _, records = trained(2, "float")
+    plan = planned(pictures, tmp_path / "one", methods=["ce"], epochs="1")
+    alone = open_session(plan.trials[0], Store(tmp_path / "one"), plan.options)
+    pairing = records["ce"].pairing
+    assert pairing is not None
+    assert pairing.model_dump() == alone.pairing()
+    assert records["ce"].trial_id != plan.trials[0].id
+    arguments: dict[str, Any] = {"stream": "0", "batch_size": BATCH, "augment": "crop-flip", "views": 2, "partners": 1}
+    whole = list(alone.data.epoch(1, **arguments))
+    parts = [list(alone.data.epoch(1, **arguments, shard=Shard(rank, 3))) for rank in range(3)]
+    for batch, *own in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.cat([part.index for part in own]), batch.index)
+        assert torch.equal(torch.cat([part.labels for part in own]), batch.labels)
+        assert torch.equal(torch.cat([part.images for part in own]), batch.images)
+        assert torch.equal(torch.cat([part.views[0] for part in own]), batch.views[0])
+        assert torch.equal(torch.cat([part.partners[0] for part in own]), batch.partners[0])
+    assert [len(part.labels) for part in (parts[0][-1], parts[1][-1], parts[2][-1])] == [0, 0, 1]

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sdbench.progress import Monitor, Reporter, Shown, Watched, memory_in_use, seconds_left, table
+from sdbench.progress import Monitor, Reporter, Shown, Watched, seconds_left, table
 from sdbench.spec import Identity, Provenance, Recipe, Trial, TrialResult, TrialSpec
 from sdbench.store import Store
+from sdbench.usage import memory_in_use
 
 
 def make(seed: int) -> Trial:

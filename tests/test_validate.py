@@ -487,7 +487,8 @@ def bands(*top1: float, **changes: Any) -> list[Finding]:
     pattern = read_result(next(PUBLISHED.glob("trials/*/*/ce/*/trial.json")))
     assert pattern.metrics is not None
     recipe = PROTOCOLS["fixed"].recipe_for("crop-flip", changes.pop("recipe", {}))
-    named = {"dataset": "cifar100", "network": "preact_resnet18", "protocol": "fixed", "recipe": recipe}
+    named = {"dataset": "cifar100", "network": "preact_resnet18", "protocol": "fixed", "split": "full"}
+    named |= {"recipe": recipe}
     named |= {key: changes.pop(key) for key in list(changes) if key != "status"}
     read = []
     for seed, value in enumerate(top1):

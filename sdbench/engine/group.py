@@ -51,7 +51,7 @@ def train(job: Job, stop: Callable[[], bool], anew: str = "") -> TrialResult:
     from sdbench.workers import ALONE, PeerLost
 
     size, store = job.trial.spec.shards, Store(Path(job.store))
-    _load_plugins(job)
+    load_plugins(job)
     if size == 1:
         return run_trial(job.trial, store, job.options, stop=stop, opener=open_unchanged, workers=ALONE, anew=anew)
     with tempfile.TemporaryDirectory(prefix="sdbench-group-") as folder:
@@ -101,7 +101,8 @@ def stay_on_loopback() -> None:
             os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = name
 
 
-def _load_plugins(job: Job) -> None:
+def load_plugins(job: Job) -> None:
+    """Register what the trial's plug-ins bring."""
     from sdbench import registry
 
     for plugin in job.options.plugins:
@@ -157,7 +158,7 @@ def main() -> None:
     told = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_leave_with_the_first, daemon=True).start()
     job, rank = Job.model_validate(told["job"]), int(told["rank"])
-    _load_plugins(job)
+    load_plugins(job)
     try:
         _meet(job, rank, Path(told["meeting"]))
         result = take_part(job, rank, anew=told["anew"])

@@ -21,12 +21,14 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from sdbench import environment
-from sdbench.engine import Resources, Work, ray_cluster, ray_halt
+from sdbench.engine import Resources, Work, ray_cluster, ray_halt, ray_train
+from sdbench.engine.group import stay_on_loopback
 from sdbench.engine.job import Job
 from sdbench.engine.ray_errand import Errand, trainable
 from sdbench.engine.ray_halt import Halted, Running, callback
@@ -70,6 +72,8 @@ def run(jobs: list[Job], resources: Resources, stop: Event, work: Work = supervi
     if not jobs or stop.is_set():
         return
     payload = [job.model_dump_json() for job in jobs]
+    if resources.gpus_per_trial > 1:
+        work = partial(ray_train.work, cpus=resources.cpus_per_trial)
     with session(jobs, resources, stop) as (place, halt):
         _rounds(Errand(payload, work, place, halt), resources, stop)
 
@@ -141,6 +145,9 @@ def _own(resources: Resources) -> Iterator[None]:
     import ray
 
     cpus = resources.cpus if resources.cpus is not None else environment.cpu_count()
+    if resources.gpus_per_trial > 1:
+        cpus = ray_train.cpus_needed(resources, cpus)
+        stay_on_loopback()
     with _own_signals(), _loopback():
         ray.init(
             address="local",
@@ -227,6 +234,9 @@ def _fit(errand: Errand, left: list[int], resources: Resources, name: str) -> di
     folder = errand.place.folder if errand.place else None
     share = share_of(resources)
     needs = {"cpu": resources.cpus_per_trial, "gpu": share}
+    limit = _limit(resources, share) if folder else resources.jobs
+    if resources.gpus_per_trial > 1:
+        needs, limit = {"cpu": ray_train.HEAD_CPUS}, ray_train.at_once(resources)
     trial = tune.with_resources(tune.with_parameters(trainable, errand=errand), needs)
     with tempfile.TemporaryDirectory(prefix="sdbench-tune-") as scratch:
         tuner = tune.Tuner(
@@ -234,7 +244,7 @@ def _fit(errand: Errand, left: list[int], resources: Resources, name: str) -> di
             param_space={"job": tune.grid_search(left)},
             tune_config=tune.TuneConfig(
                 reuse_actors=True,
-                max_concurrent_trials=_limit(resources, share) if folder else resources.jobs,
+                max_concurrent_trials=limit,
                 trial_name_creator=_name,
                 trial_dirname_creator=_name,
             ),

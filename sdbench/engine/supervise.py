@@ -59,30 +59,32 @@ def _to_its_record(job: Job, stop: Event, environ: dict[str, str] | None) -> Sta
     store = Store(Path(job.store))
     attempts = 1 + job.options.max_failures
     for _ in range(attempts):
-        before = _broken_off(store, job)
+        before = broken_off(store, job)
         attempted = _attempt(job, stop, environ)
         if attempted.timed_out or stop.is_set() or attempted.code == CANNOT_WRITE:
             break
-        found = _recorded(store, job, before)
+        found = recorded(store, job, before)
         if found is not None:
             _keep_log(store, found, attempted.log)
             return found.status
         if attempted.code == LOST:  # somebody else works on it, and will write its record
             return None
     if attempted.timed_out:
-        limit = job.options.timeout_s
-        reason = (
-            f"no result after --timeout {limit:g} s; a longer limit with --rerun failed goes on from its checkpoint"
-        )
-        return _write(store, job, stop, "timeout", reason, attempted.log)
+        return write_end(store, job, stop, "timeout", time_is_up(job), attempted.log)
     if stop.is_set():
-        found = _recorded(store, job, "")
+        found = recorded(store, job, "")
         return found.status if found else None
     if attempted.code == CANNOT_WRITE:
         last = attempted.log.strip().splitlines()[-1:]
-        return _write(store, job, stop, "failed", "".join(last)[-TAIL_CHARS:], attempted.log, resumable=True)
+        return write_end(store, job, stop, "failed", "".join(last)[-TAIL_CHARS:], attempted.log, resumable=True)
     reason = f"{_death(attempted.code)}, {attempts} time(s)"
-    return _write(store, job, stop, "failed", reason, attempted.log)
+    return write_end(store, job, stop, "failed", reason, attempted.log)
+
+
+def time_is_up(job: Job) -> str:
+    """Why a trial was ended that took longer than it may."""
+    limit = job.options.timeout_s
+    return f"no result after --timeout {limit:g} s; a longer limit with --rerun failed goes on from its checkpoint"
 
 
 class _Attempt:
@@ -193,7 +195,7 @@ def _listen(stream: IO[bytes], attempt: _Attempt) -> None:
         return
 
 
-def _broken_off(store: Store, job: Job) -> str:
+def broken_off(store: Store, job: Job) -> str:
     """The seal of the record that says the trial was broken off, as it stands before a process takes it up again."""
     found = _read(store, job)
     return found.checksums["trial.json"] if found is not None and not found.final else ""
@@ -206,7 +208,7 @@ def _read(store: Store, job: Job) -> TrialResult | None:
         return None
 
 
-def _recorded(store: Store, job: Job, before: str) -> TrialResult | None:
+def recorded(store: Store, job: Job, before: str) -> TrialResult | None:
     """The record that a process left, or another command's meanwhile; None where there is only that which is to be
     replaced, or the one sealed by ``before``."""
     found = _read(store, job)
@@ -224,7 +226,7 @@ def _keep_log(store: Store, result: TrialResult, log: str) -> None:
             write_atomic(store.folder(result.spec, result.trial_id) / "log.txt", log)
 
 
-def _write(
+def write_end(
     store: Store, job: Job, stop: Event, status: Status, reason: str, log: str, resumable: bool = False
 ) -> Status | None:
     """Record what the trial's process could not, unless another command has finished it meanwhile."""

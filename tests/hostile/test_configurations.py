@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +35,8 @@ TOML = {
     "dotted key": "a." * 20_000 + "a = 1",
     "large": "# x\n" * 50_000,
     "not UTF-8": b"methods = '\xff'",
-    "null": "results = 'a\\u0000b'",
-    "null in a list": "methods = ['a\\u0000b']",
+    "null": 'results = "a\\u0000b"',
+    "null in a list": 'methods = ["a\\u0000b"]',
     "escape": "results = '''a\\u001bb'''\nseeds = \"a\\u001bb\"",
     "class": "__class__ = 'os.system'",
     "private": "model_config = 'x'\nmodel_fields = 'x'\n__init__ = 'x'",
@@ -106,22 +107,18 @@ def test_durations_are_bounded(text: str) -> None:
 @pytest.mark.parametrize(
     "text", [*HOSTILE_TEXTS, "[" * 10**6, "a[" + "b=1," * 10**5 + "]", "+" * 10**6, "a[b=[c=1]]", "^" * 5000]
 )
-def test_selectors_take_anything(text: str) -> None:
+def test_selectors_refuse_anything_in_words(text: str) -> None:
     for item in split_list([text]):
         for read in (parse_variant, lambda i: select("method", [i], ["ce", "zipf"])):
-            try:
+            with contextlib.suppress(UserError):
                 read(item)
-            except UserError as error:
-                assert len(str(error)) < 10**7
 
 
 @pytest.mark.parametrize("pattern", ["*" * 200, "*a" * 100, "?*" * 100, "[!a" * 60])
 def test_globs_do_not_run_away(pattern: str) -> None:
     began = time.process_time()
-    try:
+    with contextlib.suppress(UserError):
         select("method", [pattern], ["a" * 60 + "b"] * 40)
-    except UserError:
-        pass
     assert time.process_time() - began < 30
 
 
@@ -133,9 +130,9 @@ def test_a_run_of_millions_of_trials_is_refused_before_they_are_made(tmp_path: P
 
 @pytest.mark.parametrize("name", HOSTILE_TEXTS)
 def test_values_are_not_what_they_should_not_be(name: str, tmp_path: Path) -> None:
-    bad = len(name) > 4096 or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name)
     for field in ("results", "data_dir", "methods"):
-        if bad:
+        text = name.strip() if field == "methods" else name
+        if len(text) > 4096 or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in text):
             with pytest.raises(UserError):
                 Request.gather({field: name}, None, {})
         else:

@@ -34,7 +34,7 @@ def hostile(results: Path, forge: Any) -> Path:
             content["spec"].update(method=text, params={text[:60]: text[:60]})
             content["provenance"].update(cpu=text, device=text, command=[text, text])
 
-        forge(change)
+        forge(change, f"trials/x/y/z/{number}")
     return results
 
 
@@ -76,7 +76,7 @@ def test_no_cell_of_a_csv_is_a_formula(hostile: Path, sdbench: Sdbench) -> None:
     "words", [("show",), ("show", "--json"), ("list", "runs"), ("list", "runs", "--json"), ("compare",)]
 )
 def test_a_terminal_is_sent_printable_characters(hostile: Path, words: tuple[str, ...], sdbench: Sdbench) -> None:
-    targets = [f"{n:016x}" for n in range(len(HOSTILE_TEXTS))] if words[0] == "show" else [None]
+    targets = [f"{n:016x}" for n in range(0, len(HOSTILE_TEXTS), 4)] if words[0] == "show" else [None]
     for target in targets:
         given = [words[0], *([target] if target else []), *words[1:], "--results", hostile]
         _, out, err = sdbench(*given)
@@ -86,7 +86,7 @@ def test_a_terminal_is_sent_printable_characters(hostile: Path, words: tuple[str
             json.loads(out)
 
 
-@pytest.mark.parametrize("text", [*SHORT, "\ud800", "\udcff", "\x7f", "\x9b31m", "\u200b", "\u2028"])
+@pytest.mark.parametrize("text", [*SHORT, "\ud800", "\x7f", "\x9b31m", "\u200b", "\u2028"])
 def test_what_is_visible_is_printable_and_says_the_same(text: str) -> None:
     shown = visible(text)
     assert printable(shown)
