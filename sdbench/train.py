@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -69,8 +69,7 @@ def run_trial(
     folder = store.folder(trial.spec, trial.id)
     progress = Progress(started=environment.now())
     session: Session | None = None
-    status: Status = "ok"
-    reason, scores, resumable = "", Scores(), False
+    status, reason, scores, resumable = cast(Status, "ok"), "", Scores(), False
     try:
         make_way(folder)
         earlier = None if anew else store.started(trial)

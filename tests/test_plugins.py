@@ -16,7 +16,7 @@ from sdbench import Batch, Method, Output, Terms, get, names, register, registry
 from sdbench.errors import UserError
 from sdbench.identity import plugin_sha256
 from sdbench.spec import Options
-from sdbench.train import provenance
+from sdbench.outcomes import provenance
 
 HEADER = "from sdbench import *\nfrom typing import *\nimport torch\n"
 

@@ -227,7 +227,9 @@ def test_an_archive_does_not_leave_its_folder(tmp_path: Path, outside: Path, nam
     assert not any(p.is_symlink() for p in (tmp_path / "into").rglob("*"))
 
 
-@pytest.mark.parametrize("content", [tar(("a/b", REG, b"x", "")), zipped(("a/", b""), ("a/b", b"x"))])
+@pytest.mark.parametrize(
+    "content", [tar(("a/b", REG, b"x", "")), zipped(("a/", b""), ("a/b", b"x"))], ids=["tar", "zip"]
+)
 def test_an_archive_is_unpacked(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "archive").write_bytes(content)
     unpack(tmp_path / "archive", tmp_path / "into", 2**20)
