@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from sdbench.temperature import rescore
 from sdbench.trial_folder import make_way
 from sdbench.workers import ALONE, PeerLost, Workers
 
+OK: Status = "ok"
 BEGUN = "started and not finished"
 
 GRADIENT_DEADLINE = 10
@@ -69,7 +70,7 @@ def run_trial(
     folder = store.folder(trial.spec, trial.id)
     progress = Progress(started=environment.now())
     session: Session | None = None
-    status, reason, scores, resumable = cast(Status, "ok"), "", Scores(), False
+    status, reason, scores, resumable = OK, "", Scores(), False
     try:
         make_way(folder)
         earlier = None if anew else store.started(trial)

@@ -15,8 +15,8 @@ import pytest
 from sdbench import Batch, Method, Output, Terms, get, names, register, registry
 from sdbench.errors import UserError
 from sdbench.identity import plugin_sha256
-from sdbench.spec import Options
 from sdbench.outcomes import provenance
+from sdbench.spec import Options
 
 HEADER = "from sdbench import *\nfrom typing import *\nimport torch\n"
 
