@@ -59,9 +59,8 @@ def run_trial(
 ) -> TrialResult:
     """Train one trial, or finish it from its newest checkpoint, and write its record.
 
-    Every outcome that Python can see becomes a record: ok, nan, oom, failed, interrupted. ``stop`` is
-    asked before each step; when it says True the trial ends as interrupted, its checkpoint kept.
-    ``opener`` builds the session; the conformance checks give one that needs no data set on disk.
+    Every outcome that Python can see becomes a record: ok, nan, oom, failed, interrupted. ``stop`` is asked before each
+    step; when it says True the trial ends as interrupted, its checkpoint kept. ``opener`` builds the session.
     ``workers``: the processes of the trial, each of which calls this. The first one writes the record, another only
     that of its own failure. Raises PeerLost where one of them is gone.
     anew: when a finished trial was started that is to be run again; its own checkpoints are not gone on from.

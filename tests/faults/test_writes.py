@@ -149,7 +149,7 @@ def scenarios(write_trial: Callable[..., Path]) -> dict[str, Scenario]:
         result = Store(root).scan().results[0]
         trial = Trial(spec=result.spec.model_copy(update={"seed": 5}), identity=result.identity)
         job = Job(trial=trial, options=Options(), store=str(root))
-        supervise._write(Store(root), job, threading.Event(), "failed", "its process died", "log " * 99)
+        supervise.write_end(Store(root), job, threading.Event(), "failed", "its process died", "log " * 99)
 
     def better(root: Path) -> None:
         (old,) = Store(root).scan().results
