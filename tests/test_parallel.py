@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from sdbench.account import pairing_of
 from sdbench.assembly import open_session
 from sdbench.engine import Job
 from sdbench.method import Batch
@@ -262,7 +263,7 @@ def test_the_images_are_those_of_one_process(trained: Trained, pictures: Path, t
     alone = open_session(plan.trials[0], Store(tmp_path / "one"), plan.options)
     pairing = records["ce"].pairing
     assert pairing is not None
-    assert pairing.model_dump() == alone.pairing()
+    assert pairing.model_dump() == pairing_of(alone)
     assert records["ce"].trial_id != plan.trials[0].id
     arguments: dict[str, Any] = {"stream": "0", "batch_size": BATCH, "views": 2, "partners": 1}
     arguments |= {"augment": "crop-flip", "policy": "trivialaugment"}
