@@ -19,6 +19,8 @@ from ray.cluster_utils import Cluster
 
 SYSTEM = {"health_check_initial_delay_ms": 2000, "health_check_period_ms": 2000, "health_check_failure_threshold": 5}
 
+PATIENCE_S = 600
+
 
 def below(process: psutil.Process) -> list[psutil.Process]:
     """A process and all that it started, itself last."""
@@ -38,17 +40,18 @@ class Nodes:
     def add(self, name: str, cpus: str) -> str:
         settings = {"num_cpus": int(cpus), "env_vars": {"NODE_OF_TEST": name}, "object_store_memory": 80 * 2**20}
         if self.cluster is None:
-            head = {**settings, "include_dashboard": False, "_system_config": SYSTEM}
-            self.cluster = Cluster(initialize_head=True, head_node_args=head)
-            node = self.cluster.head_node
-        else:
-            node = self.cluster.add_node(**settings)
+            self.cluster = Cluster()
+            settings |= {"include_dashboard": False, "_system_config": SYSTEM}
+        before = self.alive() if self.nodes else 0
+        node = self.cluster.add_node(wait=False, **settings)
+        self.wait_for_more_than(before)
         self.nodes[name] = [each.process.pid for kind in node.all_processes.values() for each in kind]
         return str(self.cluster.address)
 
     def hide(self, name: str, cpus: str, folder: str) -> str:
         """A node in a mount namespace of its own, where ``folder`` is empty."""
         assert self.cluster is not None
+        before = self.alive()
         script = (
             f"mount --make-rprivate / && mount -t tmpfs none {folder} && exec {sys.executable} -m ray.scripts.scripts "
             f"start --address={self.cluster.address} --num-cpus={cpus} --object-store-memory={80 * 2**20} --block"
@@ -57,10 +60,20 @@ class Nodes:
         command = ["unshare", "-m", "sh", "-c", script]
         node = subprocess.Popen(command, stdout=sys.stderr, stderr=sys.stderr, env=environ)
         self.nodes[name] = [node.pid]
-        deadline = time.monotonic() + 120
-        while len(self.cluster.list_all_nodes()) < len(self.nodes) and time.monotonic() < deadline:
-            time.sleep(0.5)
+        self.wait_for_more_than(before)
         return str(self.cluster.address)
+
+    def wait_for_more_than(self, before: int) -> None:
+        """Until the cluster has more nodes; far longer than Ray's own patience, for overloaded machines."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.alive() <= before:
+            assert time.monotonic() < deadline, "the node did not join"
+            time.sleep(0.5)
+
+    def alive(self) -> int:
+        """How many nodes the cluster has."""
+        assert self.cluster is not None
+        return sum(node["Alive"] for node in self.cluster.global_state.node_table())
 
     def kill(self, name: str) -> str:
         processes = [p for pid in self.nodes.pop(name) for p in below(psutil.Process(pid))]

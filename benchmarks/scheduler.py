@@ -170,6 +170,8 @@ def cluster(nodes: int) -> Any:
         for number in range(nodes + 1):
             print("add", f"node{number}", min(1, number), file=process.stdin, flush=True)
             address = process.stdout.readline().strip()
+            if not address:
+                raise SystemExit(f"node {number} did not start")
         yield address
     finally:
         process.stdin.close()

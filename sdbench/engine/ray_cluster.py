@@ -28,6 +28,9 @@ FOLDER = ".cluster-"
 
 LOOK_S = 30.0
 
+ANSWER_S = 60.0
+"""How long an actor on this machine may take to answer; milliseconds, unless the machine is overloaded."""
+
 MANY = 100_000
 """Trials that may wait on one actor at once; Ray's own limit is 1,000."""
 
@@ -182,11 +185,11 @@ def halt_all(halt: Any) -> None:
     """Stop the trials on all nodes and wait until their supervisors are done, as long as they are given for it."""
     import ray
 
-    deadline = time.monotonic() + STOP_GRACE_S + 5
     with contextlib.suppress(ray.exceptions.RayError):
-        ray.get(halt.ask.remote(), timeout=10)
+        ray.get(halt.ask.remote(), timeout=ANSWER_S)
+        deadline = time.monotonic() + STOP_GRACE_S + 5
         while time.monotonic() < deadline:
             alive = ray_nodes.alive()
-            if not any(who.partition("/")[0] in alive for who in ray.get(halt.waiting.remote(), timeout=10)):
+            if not any(who.partition("/")[0] in alive for who in ray.get(halt.waiting.remote(), timeout=ANSWER_S)):
                 return
             time.sleep(0.2)
