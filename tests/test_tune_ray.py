@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdbench.engine import follow, ray_search
+from sdbench.engine import Resources, follow, ray_search
 from sdbench.engine.follow import Follower, Told
 from sdbench.engine.job import Job
 from sdbench.engine.ray_search import Ask
@@ -173,6 +173,28 @@ def test_optuna_starts_from_what_is_known_and_repeats(tmp_path: Path) -> None:
     assert proposals[0] == proposals[1]
     assert proposals[0][0] == {**point(3.0), "kind": "b"}
     assert all(value in space[name] for each in proposals[0] for name, value in each.items())
+
+
+@pytest.mark.ray
+def test_what_ray_gives_up_is_left_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+    from ray import tune
+
+    class Failing:
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            pass
+
+        def fit(self) -> None:
+            raise RuntimeError("2 worker(s) were killed\nand so on")
+
+    monkeypatch.setattr(tune, "Tuner", Failing)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(tune, "with_parameters", lambda trainable, **named: trainable)
+    monkeypatch.setattr(tune, "with_resources", lambda trainable, needs: trainable)
+    ray_search._fit(Ask(template(tmp_path), (point(3.0),), asha=True), Resources(), None)
+    assert capsys.readouterr().err == "Ray ended the search early: 2 worker(s) were killed\n"
 
 
 @pytest.mark.ray

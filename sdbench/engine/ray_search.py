@@ -9,6 +9,7 @@ one. Only ``ray.tune`` is used.
 from __future__ import annotations
 
 import contextlib
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,7 +88,8 @@ def run(asks: list[Ask], resources: Resources, stop: Event) -> None:
 
 
 def _fit(ask: Ask, resources: Resources, place: Place | None) -> None:
-    """One search. place: on a cluster, where Tune's own files are seen by every node, and the plug-ins for them."""
+    """One search. place: on a cluster, where Tune's own files are seen by every node, and the plug-ins for them. What
+    is left when Ray gives up is left to the same command again."""
     import ray
     from ray import tune
 
@@ -114,13 +116,17 @@ def _fit(ask: Ask, resources: Resources, place: Place | None) -> None:
                 name="run",
                 storage_path=place.folder if place else scratch,
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=max(1, ask.template.options.max_failures)),
+                failure_config=tune.FailureConfig(max_failures=ray_tune.NODE_FAILURES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[ray_halt.callback()],
             ),
         )
-        with contextlib.suppress(ray_halt.Halted):
-            tuner.fit()
+        try:
+            with contextlib.suppress(ray_halt.Halted):
+                tuner.fit()
+        except (RuntimeError, ray.exceptions.RayError) as error:  # a node ran out of memory, for example
+            told = str(error).strip().splitlines() or [type(error).__name__]
+            print(f"Ray ended the search early: {told[0][:300]}", file=sys.stderr)
 
 
 def _followed() -> Any:
