@@ -11,16 +11,7 @@ from torch import Tensor
 
 from sdbench import Batch, LogUniform, Method, Network, Output, Task, Terms, Uniform, register
 from sdbench.losses import full_precision
-from sdbench.parts import (
-    Rows,
-    add_hits,
-    exchange_rows,
-    keep_rows,
-    mean_of_hits,
-    pool_to,
-    require_stages,
-    spatial_softmax,
-)  # fmt: skip
+from sdbench.parts import add_hits, exchange_rows, keep_rows, mean_of_hits, pool_to, require_stages, spatial_softmax
 
 Pairs = Literal["all_to_last", "adjacent", "all"]
 Grouping = Literal["contiguous", "stride", "activation_sorted"]
@@ -231,7 +222,7 @@ class SelfFeatureRegularization(Method):
     class_targets: Tensor
     class_sums: Tensor
     class_counts: Tensor
-    predictions: Rows
+    predictions: Tensor  # or a file's rows, which exchange_rows takes as well
 
     def __init__(
         self,

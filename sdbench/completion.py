@@ -48,7 +48,10 @@ def protocol_names(typed: Mapping[str, Any]) -> list[str]:
 
 def _named(kind: str, file: str) -> list[str]:
     """The names of records of one kind as a file of sdbench spells them out; importing it would take longer."""
-    return re.findall(rf'\b{kind}\(\s*name="(\w+)"', (Path(__file__).parent / file).read_text("utf-8"))
+    text = (Path(__file__).parent / file).read_text("utf-8")
+    constants = dict(re.findall(r'^([A-Z]+) = ("\w+")$', text, re.MULTILINE))
+    found = re.findall(rf'\b{kind}\(\s*name=("\w+"|[A-Z]+)', text)
+    return [constants.get(name, name).strip('"') for name in found]
 
 
 def model_names(typed: Mapping[str, Any]) -> list[str]:
@@ -96,6 +99,9 @@ OPTIONS: dict[str, Words] = {
     "engine": these("auto", "ray", "local"),
     "device": these("auto", "cpu", "cuda"),
     "compile": these("auto", "off", "graph"),
+    "augment": these("basic", "cutout", "trivialaugment"),
+    "search": these("random", "optuna"),
+    "scheduler": these("none", "asha"),
     "rerun": these("none", "failed", "stale", "all"),
     "progress": these("auto", "rich", "plain", "none"),
     "keep": these("newest", "oldest", "fail"),

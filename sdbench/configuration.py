@@ -25,7 +25,8 @@ ALIKE = {"num_seeds": "seeds"}
 
 DEFAULTS = {
     "dataset": "glyphs", "results": "results", "per_gpu": "1", "gpus": "all", "cpus": "all", "cpus_per_trial": "1",
-    "iso_cost": "false", "temperature_scaling": "false", "rerun": "none", "baseline": "true", "keep_logits": "last",
+    "gpus_per_trial": "1", "iso_cost": "false", "temperature_scaling": "false", "rerun": "none", "baseline": "true",
+    "keep_logits": "last",
 }  # fmt: skip
 PLACES = ("data_dir", "plugin", "results")
 """Options that name places of this machine, of which records keep the last part."""
@@ -86,8 +87,9 @@ def _options(request: Request, plan: Plan, given: Mapping[str, str]) -> Iterator
 def _in_force(plan: Plan, spec: TrialSpec) -> dict[str, str]:
     """What options came to, by the plan."""
     options, recipe = plan.options, spec.recipe.model_dump(mode="json")
-    found = {name: _text(value) for name, value in recipe.items() if name in Request.model_fields}
-    found |= {name: _text(getattr(options, name)) for name in ("device", "state", "compile", "eval_every")}
+    found = {name: _text(value) for name, value in recipe.items() if name in Request.model_fields and name != "augment"}
+    found["augment"] = spec.recipe.policy
+    found |= {name: _text(getattr(options, name)) for name in ("device", "state", "compile", "eval_every", "state")}
     found["workers"] = "auto" if options.workers is None else str(options.workers)
     seeds = sorted({trial.spec.seed for trial in plan.trials})
     return found | {
@@ -109,11 +111,10 @@ def _recipe(plan: Plan) -> Iterator[Setting]:
     """What of the recipe no option sets; augmentation goes with the data set."""
     spec = plan.trials[0].spec
     for name, value in spec.recipe.model_dump(mode="json").items():
-        if name not in Request.model_fields and name != "augment":
+        if name not in (*Request.model_fields, "augment", "policy"):
             yield Setting(name=f"recipe.{name}", value=_text(value), origin=f"protocol {spec.protocol}")
-    if "augment" not in Request.model_fields:
-        for dataset, augment in {t.spec.dataset: t.spec.recipe.augment for t in plan.trials}.items():
-            yield Setting(name="recipe.augment", value=augment, origin=f"data set {dataset}")
+    for dataset, augment in {t.spec.dataset: t.spec.recipe.augment for t in plan.trials}.items():
+        yield Setting(name="recipe.augment", value=augment, origin=f"data set {dataset}")
 
 
 def _coefficients(plan: Plan, given: str) -> Iterator[Setting]:

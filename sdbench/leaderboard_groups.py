@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from sdbench.leaderboard_costs import Hardware
 from sdbench.leaderboard_records import Ground
 from sdbench.leaderboard_variants import Variant
-from sdbench.spec import TrialResult, canonical
+from sdbench.spec import Recipe, TrialResult, canonical
 
 
 def comparable(by_id: Mapping[str, TrialResult]) -> list[list[TrialResult]]:
@@ -20,12 +21,18 @@ def comparable(by_id: Mapping[str, TrialResult]) -> list[list[TrialResult]]:
     return [groups[key] for key in sorted(groups)]
 
 
+@lru_cache(maxsize=1024)
+def _text_of(recipe: Recipe) -> str:
+    """A recipe as text, which thousands of trials share."""
+    return canonical(recipe.model_dump(mode="json"))
+
+
 def table_key(result: TrialResult, epochs: int | None = None) -> tuple[Any, ...]:
     """Equal for trials that can be compared. epochs: as if the trial were one of so many epochs."""
     spec, identity = result.spec, result.identity
     size = -1 if spec.image_size is None else spec.image_size
     whole = spec.common_recipe if epochs is None else spec.common_recipe.model_copy(update={"epochs": epochs})
-    recipe = (whole.epochs, canonical(whole.model_dump(mode="json")))
+    recipe = (whole.epochs, _text_of(whole))
     budget = canonical(spec.budget.model_dump(mode="json")) if spec.budget else ""
     rules = (spec.protocol, identity.protocol_version, *recipe, budget, spec.split, spec.precision, spec.shards)
     return (spec.dataset, spec.network, size, *rules, identity.data_fingerprint)

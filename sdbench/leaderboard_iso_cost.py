@@ -27,7 +27,8 @@ def finished(results: Iterable[TrialResult]) -> Finished:
         if result.metrics is not None and result.status == "ok" and result.spec.generation is None:
             spec = result.spec
             own = found[table_key(result), spec.method, canonical(spec.params), result.identity.method_source]
-            own[spec.seed] = max(own.get(spec.seed, result), result, key=newest_complete)
+            other = own.get(spec.seed)
+            own[spec.seed] = result if other is None else max(other, result, key=newest_complete)
     return {key: {seed: r.metrics.top1 for seed, r in own.items() if r.metrics} for key, own in found.items()}
 
 

@@ -71,18 +71,14 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     shards.judge(resources.gpus_per_trial, variants, recipes, problems)
     if problems.found or networks is None:
         raise problems.raised()
+    shared = precision, threads, resources.gpus_per_trial, limit_steps
     cells = [
-        _cell(facts, network, name, params, recipes[facts.name], precision, threads, resources.gpus_per_trial)
+        _cell(facts, network, name, params, recipes[facts.name], *shared)
         for facts in datasets
         for network in networks
         for name, params in variants[facts.name]
     ]
-    if len(cells) * len(seeds) > MAX_TRIALS:
-        raise UserError(
-            f"{len(cells)} settings with {len(seeds)} seeds each: more than {MAX_TRIALS} trials; ask for fewer"
-        )
-    if limit_steps:
-        cells = [cell.model_copy(update={"limit_steps": limit_steps}) for cell in cells]
+    _refuse_too_many(len(cells), len(seeds))
     trials = expand(cells, protocol, seeds, baseline=baseline)
     if iso_cost:
         trials += _longer_baselines(cells, datasets, protocol, overrides, results, options.device, seeds)
@@ -98,6 +94,11 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     )
 
 
+def _refuse_too_many(cells: int, seeds: int) -> None:
+    if cells * seeds > MAX_TRIALS:
+        raise UserError(f"{cells} settings with {seeds} seeds each: more than {MAX_TRIALS} trials; ask for fewer")
+
+
 def _cell(
     facts: DataChoice,
     network: str,
@@ -107,6 +108,7 @@ def _cell(
     precision: str,
     threads: int,
     shards: int,
+    limit_steps: int | None,
 ) -> Cell:
     return Cell(
         method=method,
@@ -119,6 +121,7 @@ def _cell(
         precision=precision,
         threads=threads,
         shards=shards,
+        limit_steps=limit_steps,
     )
 
 

@@ -94,7 +94,7 @@ class Preview(Record):
     def _stale(self) -> list[str]:
         changed = Counter(trial.changed for trial in self.trials if trial.state == "stale")
         return [
-            f"{count} stale: finished before a change of {what}; boards keep them apart, `sdbench gc --stale` removes"
+            f"{count} stale, finished before a change of {what}: once they are superseded, gc --stale removes them"
             for what, count in changed.items()
         ]
 
@@ -110,10 +110,11 @@ class Preview(Record):
         return [f"time: {duration(self.seconds)} of trials by finished ones of their kind{packed}{more}"]
 
     def _disk(self) -> list[str]:
-        if not self.missing or self.disk_bytes is None:
+        """Where the disk is too small for what finished trials of these kinds leave behind."""
+        if not self.missing or self.disk_bytes is None or self.disk_bytes <= self.free_bytes:
             return []
-        short = "; not enough, free some or drop --keep-logits" if self.disk_bytes > self.free_bytes else ""
-        return [f"disk: {self.disk_bytes / 2**20:.1f} MiB more, {self.free_bytes / 2**30:.1f} GiB free{short}"]
+        need, free = self.disk_bytes / 2**20, self.free_bytes / 2**20
+        return [f"disk: {need:.1f} MiB needed, {free:.1f} MiB free: free some, or drop --keep-logits and weights"]
 
 
 @dataclass(frozen=True)

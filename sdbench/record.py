@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, SerializerFunctionWrapHandler, model_serializer
@@ -24,6 +25,13 @@ GAINED = {"gained_later": True}
 """Marks a field that a growing record gained after its first release: ``Field(default, json_schema_extra=GAINED)``."""
 
 
+@functools.cache
+def _gained(kind: type[BaseModel]) -> tuple[tuple[str, Any], ...]:
+    """The marked fields of a record with their defaults."""
+    fields = kind.model_fields.items()
+    return tuple((name, field.default) for name, field in fields if field.json_schema_extra == GAINED)
+
+
 class Growing(Record):
     """A part of a trial's identity, which may gain fields: those left at their defaults are not written.
 
@@ -32,9 +40,9 @@ class Growing(Record):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields = type(self).model_fields.items()
-        gained = {n for n, f in fields if f.json_schema_extra == GAINED and getattr(self, n) == f.default}
-        return {name: value for name, value in serialize(self).items() if name not in gained}
+        unused = [name for name, default in _gained(type(self)) if getattr(self, name) == default]
+        found: dict[str, Any] = serialize(self)
+        return {name: value for name, value in found.items() if name not in unused} if unused else found
 
 
 class Sealed(Protocol):

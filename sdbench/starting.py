@@ -23,6 +23,7 @@ EXAMPLES = {
     "methods": '["ce", "zipf", "pskd"]', "dataset": '["glyphs"]', "model": '["resnet8"]', "seeds": '["0-4"]',
     "num_seeds": "5", "protocol": '"demo"', "epochs": "2", "limit_steps": "20", "batch_size": "32", "lr": "0.25",
     "weight_decay": "0.0005", "precision": '"bf16"', "threads": "1", "image_size": "32", "data_dir": '"data"',
+    "augment": '"basic"', "gpus_per_trial": "1", "state": '"auto"',
     "plugin": '["my_method.py"]', "results": '"results"', "engine": '"auto"', "device": '"auto"', "gpus": '"all"',
     "per_gpu": "1", "cpus": "2", "cpus_per_trial": "1", "jobs": "2", "address": '"auto"', "timeout": '"6h"',
     "budget": '"24h"', "max_failures": "1", "workers": "0", "compile": '"auto"', "eval_every": "1",

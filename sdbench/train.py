@@ -86,19 +86,10 @@ def run_trial(
         scores = _train(session, progress, folder, options, stop)
     except PeerLost:
         raise
-    except TrialInterrupted as error:
-        status, reason = "interrupted", str(error)
-    except Diverged as error:
-        status, reason = "nan", str(error)
-    except MemoryError as error:
-        status, reason = "oom", f"out of memory: {error}"
-    except WriteProblem as error:
-        status, reason, resumable = "failed", f"{error.strerror}: {Path(error.filename).name} was not written", True
     except BaseException as error:  # a plug-in may raise anything; the trial becomes a row that says so
         if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             raise  # a Ctrl-C, which the process of a trial ignores
-        status = "oom" if is_out_of_memory(error) else "failed"
-        reason = explain(error)
+        status, reason, resumable = _ending(error)
     result = record_of(trial, options, progress, status, reason, session, scores, resumable)
     if not (workers.leads or status in ("failed", "oom")):
         return result
@@ -106,6 +97,19 @@ def run_trial(
     if result.final and not options.keep_checkpoints and session is not None:
         session.rows.remove()  # not before the record: until then, the last checkpoint needs them
     return standing
+
+
+def _ending(error: BaseException) -> tuple[Status, str, bool]:
+    """What an error makes of a trial, why, and whether the same command takes it up again."""
+    if isinstance(error, TrialInterrupted):
+        return "interrupted", str(error), False
+    if isinstance(error, Diverged):
+        return "nan", str(error), False
+    if isinstance(error, MemoryError):
+        return "oom", f"out of memory: {error}", False
+    if isinstance(error, WriteProblem):
+        return "failed", f"{error.strerror}: {Path(error.filename).name} was not written", True
+    return ("oom" if is_out_of_memory(error) else "failed"), explain(error), False
 
 
 def _step_kind(options: Options, session: Session) -> StepKind:

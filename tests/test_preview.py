@@ -78,6 +78,8 @@ def test_every_state_is_told(plan: Plan) -> None:
     assert found.at_once == 2
     size = (store.folder(ls[0].spec, ls[0].id) / "trial.json").stat().st_size
     assert found.disk_bytes == pytest.approx(6 * size, rel=0.1)
+    assert "disk: " not in found.model_copy(update={"forecast": None}).text
+    assert "MiB needed, 0.0 MiB free" in found.model_copy(update={"free_bytes": 10}).text
     for part in (
         "stale",
         "interrupted",

@@ -6,11 +6,13 @@ changes one where random bytes would not get past the first check.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import io
 import json
 import random
 import re
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -35,6 +37,7 @@ from sdbench.validation_files import Unsound, curve_lines, tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = Path(tempfile.mkdtemp(prefix="sdbench-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+atexit.register(shutil.rmtree, PLACE, ignore_errors=True)
 
 
 def _file(content: bytes, name: str) -> Path:

@@ -35,7 +35,7 @@ TOML = {
     "dotted key": "a." * 20_000 + "a = 1",
     "large": "# x\n" * 50_000,
     "not UTF-8": b"methods = '\xff'",
-    "null": 'results = "a\\u0000b"',
+    "null": 'data-dir = "a\\u0000b"',
     "null in a list": 'methods = ["a\\u0000b"]',
     "escape": "results = '''a\\u001bb'''\nseeds = \"a\\u001bb\"",
     "class": "__class__ = 'os.system'",
