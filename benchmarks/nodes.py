@@ -15,6 +15,10 @@ import sys
 import time
 
 import psutil
+
+# All nodes share this machine's memory, with whatever else is there.
+os.environ.update({"RAY_memory_monitor_refresh_ms": "0"})
+
 from ray.cluster_utils import Cluster
 
 SYSTEM = {"health_check_initial_delay_ms": 2000, "health_check_period_ms": 2000, "health_check_failure_threshold": 5}

@@ -145,6 +145,8 @@ class Run:
 
     def in_the_middle(self) -> bool:
         """Whether a trial of the plug-in's method has done some epochs and has some before it."""
+        if self.process is not None and self.process.poll() is not None:
+            pytest.fail(f"the command has ended: {self.finish()}")
         return any(2 <= lines <= EPOCHS // 2 for lines in self.lines().values())
 
     def lines(self) -> dict[Path, int]:

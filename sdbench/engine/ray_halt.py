@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -24,6 +26,7 @@ class Running:
     halt: Any = None
     vacancy: ray_cluster.Vacancy | None = None
     given_up: dict[int, str] = field(default_factory=dict)
+    handler: Any = field(default_factory=lambda: signal.getsignal(signal.SIGUSR1))
 
 
 _running: Running | None = None
@@ -69,6 +72,8 @@ def callback() -> Any:
 
 def halt_if_asked() -> None:
     """Raise Halted, after telling the trials, once the command was asked to stop."""
+    if _running is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, _running.handler)  # fit() took it, and would end as if all were done
     if _running is not None and _running.vacancy is not None:
         _running.vacancy.tell()
     if _running is not None and _running.stop.is_set():

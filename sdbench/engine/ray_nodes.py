@@ -190,7 +190,7 @@ def examine_nodes(place: Place, cpus: float, gpus: float) -> None:
         )
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    remote = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(examine)
+    remote = ray.remote(num_cpus=0, max_calls=1, max_retries=3)(examine)
     asked = {}
     for node in nodes:
         here = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
@@ -216,6 +216,8 @@ def _judge(answer: Any, node: dict[str, Any], place: Place, processors: dict[str
     except ray.exceptions.RayError as error:
         if node["NodeID"] not in alive():
             return []
+        if isinstance(error, ray.exceptions.OutOfMemoryError):
+            return [f"{title(node)}: has hardly any memory left, so that Ray ends what starts there; free some"]
         if isinstance(error, ray.exceptions.GetTimeoutError):
             return [f"{title(node)}: no answer within {PROBE_S:g} s; see its logs under /tmp/ray/session_latest/logs"]
         return [f"{title(node)}: cannot run this command's code: {(str(error).strip().splitlines() or ['?'])[-1]}"]
