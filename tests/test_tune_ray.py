@@ -194,7 +194,7 @@ def test_what_ray_gives_up_is_left_and_told(
     monkeypatch.setattr(tune, "with_parameters", lambda trainable, **named: trainable)
     monkeypatch.setattr(tune, "with_resources", lambda trainable, needs: trainable)
     ray_search._fit(Ask(template(tmp_path), (point(3.0),), asha=True), Resources(), None)
-    assert capsys.readouterr().err == "Ray ended the search early: 2 worker(s) were killed\n"
+    assert capsys.readouterr().err == "Ray ended early: 2 worker(s) were killed\n"
 
 
 @pytest.mark.ray

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -44,6 +46,20 @@ def take_given_up() -> dict[int, str]:
         return {}
     found, _running.given_up = _running.given_up, {}
     return found
+
+
+@contextlib.contextmanager
+def fitting() -> Iterator[None]:
+    """Around ``fit()``: a stop ends it quietly, and of an error that Ray itself had, standard error tells. What is left
+    is left to the same command."""
+    import ray
+
+    try:
+        with contextlib.suppress(Halted):
+            yield
+    except (RuntimeError, ray.exceptions.RayError) as error:  # a node ran out of memory, for example
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        print(f"Ray ended early: {told[0][:300]}", file=sys.stderr)
 
 
 def callback() -> Any:

@@ -9,7 +9,6 @@ one. Only ``ray.tune`` is used.
 from __future__ import annotations
 
 import contextlib
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -121,12 +120,8 @@ def _fit(ask: Ask, resources: Resources, place: Place | None) -> None:
                 callbacks=[ray_halt.callback()],
             ),
         )
-        try:
-            with contextlib.suppress(ray_halt.Halted):
-                tuner.fit()
-        except (RuntimeError, ray.exceptions.RayError) as error:  # a node ran out of memory, for example
-            told = str(error).strip().splitlines() or [type(error).__name__]
-            print(f"Ray ended the search early: {told[0][:300]}", file=sys.stderr)
+        with ray_halt.fitting():
+            tuner.fit()
 
 
 def _followed() -> Any:

@@ -31,7 +31,7 @@ from sdbench.engine import Resources, Work, ray_cluster, ray_halt, ray_train
 from sdbench.engine.group import stay_on_loopback
 from sdbench.engine.job import Job
 from sdbench.engine.ray_errand import Errand, trainable
-from sdbench.engine.ray_halt import Halted, Running, callback
+from sdbench.engine.ray_halt import Running, callback, fitting
 from sdbench.engine.ray_nodes import Place
 from sdbench.engine.supervise import supervise
 
@@ -256,7 +256,7 @@ def _fit(errand: Errand, left: list[int], resources: Resources, name: str) -> di
                 callbacks=[callback()],
             ),
         )
-        with contextlib.suppress(Halted):
+        with fitting():
             tuner.fit()
         return ray_halt.take_given_up()
 
