@@ -242,7 +242,7 @@ def help_of_ray(command: str) -> str:
 
 def run_sdbench(arguments: list[str], desk: Path) -> None:
     """The command itself, but for training, and its files are there afterwards."""
-    planned = arguments[0] in ("run", "distill") and "--dry-run" not in arguments
+    planned = arguments[0] in ("run", "distill", "tune") and "--dry-run" not in arguments
     done = CliRunner().invoke(app, [*arguments, *(["--dry-run"] if planned else [])])
     allowed = {"doctor": (0, 3)}.get(arguments[0], (0, 4) if "--fail-if" in arguments else (0,))
     assert done.exit_code in allowed, f"{done.exit_code}: {done.output}"

@@ -14,6 +14,7 @@ import numpy as np
 
 from sdbench.data import cache
 from sdbench.data.facts import DataFacts, DatasetInfo, Labels, Source
+from sdbench.data.files import plain_size
 from sdbench.data.fingerprints import fingerprint_tables
 from sdbench.data.listing import FileTable, Listing, facts_of
 from sdbench.errors import UserError
@@ -105,7 +106,8 @@ def _part(
         if kept[number] != wanted:
             continue
         try:
-            table.add(f"images/{path}", os.stat(root / "images" / path).st_size)  # noqa: PTH116
+            place = root / "images" / path
+            table.add(f"images/{path}", plain_size(place, os.stat(place)))  # noqa: PTH116
         except OSError:
             missing.append(path)
         found.append(int(labels[number]) - 1)

@@ -34,9 +34,14 @@ def list_file(root: Path, path: Path) -> ImageFile:
         status = path.stat()
     except OSError as error:
         raise closed(path, error) from error
+    return ImageFile(path.relative_to(root).as_posix(), plain_size(path, status))
+
+
+def plain_size(path: str | Path, status: os.stat_result) -> int:
+    """Bytes of a file, by its status. UserError where it is not plain, so that reading might not end, or too large."""
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
         raise UserError(f"{path}: not a plain file of at most {MAX_FILE_BYTES} bytes; replace the file or remove it")
-    return ImageFile(path.relative_to(root).as_posix(), status.st_size)
+    return status.st_size
 
 
 def fingerprint(

@@ -13,7 +13,7 @@ import numpy as np
 
 from sdbench.data.decode import SUFFIXES
 from sdbench.data.facts import DataFacts, DatasetInfo, Labels, Source
-from sdbench.data.files import ImageFile, closed
+from sdbench.data.files import ImageFile, closed, plain_size
 from sdbench.errors import UserError
 
 
@@ -161,7 +161,7 @@ def _gather(place: str, folder: str, found: list[tuple[str, int]], entered: set[
                     deep = True
                     _gather(entry.path, f"{folder}/{entry.name}", found, entered)
                 elif entry.name.lower().endswith(SUFFIXES):
-                    found.append((f"{folder}/{entry.name}", entry.stat().st_size))
+                    found.append((f"{folder}/{entry.name}", plain_size(entry.path, entry.stat())))
     except OSError as error:
         raise closed(Path(error.filename or place), error) from error
     return deep
