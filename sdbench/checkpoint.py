@@ -44,14 +44,14 @@ def save(folder: Path, epoch: int, state: dict[str, Any]) -> None:
         torch.save(state, temporary)
         _seal(temporary)
     for later in _newest_first(folder):
-        if later.name > path.name:  # damaged, or of a run that was not gone on from
+        if later.name > path.name and later.is_file():  # damaged, or of a run that was not gone on from
             later.unlink(missing_ok=True)
     make_room(folder, KEEP)
 
 
 def make_room(folder: Path, keep: int = 1) -> None:
     """Delete all but the ``keep`` newest checkpoints."""
-    for old in _newest_first(folder)[keep:]:
+    for old in [path for path in _newest_first(folder) if path.is_file()][keep:]:
         old.unlink(missing_ok=True)
 
 
@@ -107,7 +107,7 @@ def remove(folder: Path) -> None:
 def _newest_first(folder: Path) -> list[Path]:
     if folder.is_symlink():
         return []
-    found = [p for p in folder.glob("epoch-*.pt") if re.fullmatch(r"epoch-\d{6}\.pt", p.name) and p.is_file()]
+    found = [p for p in folder.glob("epoch-*.pt") if re.fullmatch(r"epoch-\d{6}\.pt", p.name)]
     return sorted(found, reverse=True)
 
 

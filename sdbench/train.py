@@ -229,7 +229,8 @@ def _resume(
     anew: as in ``run_trial``. earlier: what the process before this one wrote when it started, for the resumes that no
     checkpoint holds because their epoch was not finished.
     """
-    limit = checkpoint.room(session.state(), session.rows.nbytes)
+    held = {"network": session.network.state_dict(), "method": session.method.state_dict()}
+    limit = checkpoint.room(held, session.rows.nbytes)
     state = checkpoint.load(folder / "checkpoint", limit, Progress())
     if state is not None and state["session"].get("device", session.device.type) != session.device.type:
         state = None  # streams of random numbers differ between devices: nothing to go on from
