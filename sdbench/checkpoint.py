@@ -13,7 +13,7 @@ import shutil
 import struct
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -83,10 +83,10 @@ def load(folder: Path, limit: int = MOST_BYTES, progress: object = None) -> dict
 def _read(path: Path, limit: int, progress: object) -> dict[str, Any]:
     if path.is_symlink():
         raise Unfit("a link, which is not followed")
-    if not _is_sound(path):
-        raise Unfit("its checksum does not match")
     with open_plain(path) as file:
         vet(file, limit)
+        if not _is_sound(file):
+            raise Unfit("its checksum does not match")
         file.seek(0)
         with warnings.catch_warnings():  # that looking at sparse tensors takes time
             warnings.filterwarnings("ignore", message="Validating sparse tensor")
@@ -122,18 +122,17 @@ def _seal(path: Path) -> None:
             file.write(struct.pack("<H", COMMENT) + MARK + digest)
 
 
-def _is_sound(path: Path) -> bool:
+def _is_sound(file: BinaryIO) -> bool:
     """Whether a checkpoint's bytes are those that were written; True for one of an earlier version, without digest."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - 22 - COMMENT))
-        end = file.read()
-        if not (end.startswith(_END) and end[22:].startswith(MARK)):
-            return True
-        state, left = hashlib.sha256(), size - 2 - COMMENT
-        file.seek(0)
-        while left > 0 and (block := file.read(min(left, 2**20))):
-            state.update(block)
-            left -= len(block)
-        state.update(b"\0\0")
+    size = file.seek(0, 2)
+    file.seek(max(0, size - 22 - COMMENT))
+    end = file.read()
+    if not (end.startswith(_END) and end[22:].startswith(MARK)):
+        return True
+    state, left = hashlib.sha256(), size - 2 - COMMENT
+    file.seek(0)
+    while left > 0 and (block := file.read(min(left, 2**20))):
+        state.update(block)
+        left -= len(block)
+    state.update(b"\0\0")
     return end.endswith(state.hexdigest().encode())
