@@ -88,7 +88,7 @@ def forge(results: Path) -> Callable[..., Path]:
     """``forge(change)`` writes a changed copy of a finished trial, sealed, where it belongs; returns its folder."""
 
     def make(change: Callable[[dict[str, Any]], None], place: str | None = None) -> Path:
-        source = min(results.glob("trials/*/*/*/*/trial.json"))
+        source = min((ROOT / "tests" / "records" / "with-temperature").glob("trials/*/*/*/*/trial.json"))
         content = json.loads(source.read_text())
         content["checksums"] = {}
         change(content)
