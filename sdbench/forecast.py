@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdbench import environment
 from sdbench.checkpoint import KEEP
 from sdbench.forecast_records import Forecast, Need
 from sdbench.identity import method_source

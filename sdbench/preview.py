@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from tabulate import tabulate
 
+from sdbench import environment
 from sdbench.budget import Spending
 from sdbench.engine.local import slots
 from sdbench.forecast_facts import forecast_of
