@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdbench import environment
 from sdbench.checkpoint import KEEP
 from sdbench.forecast_records import Forecast, Need
 from sdbench.identity import method_source
@@ -105,8 +104,8 @@ def forecast(
         untold=sum(need.trials for need in needs if need.hours is None),
         at_once=at_once,
         disk_bytes=at_once * busiest + sum(need.kept_bytes * need.trials for need in needs),
-        free_disk_bytes=environment.steady(machine.free_disk),
-        free_memory_bytes=environment.steady(machine.free_memory),
+        free_disk_bytes=machine.free_disk,
+        free_memory_bytes=machine.free_memory,
         decoded_per_s=rates,
         workers=machine.workers,
     )

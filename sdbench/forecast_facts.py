@@ -57,8 +57,8 @@ def machine_of(plan: Plan, spec: TrialSpec) -> Machine:
     )
     return Machine(
         hardware=Hardware(name, environment.cpu_model(), spec.threads, torch_version),
-        free_memory=free_memory(device),
-        free_disk=shutil.disk_usage(plan.results).free,
+        free_memory=environment.steady(free_memory(device)),
+        free_disk=environment.steady(shutil.disk_usage(plan.results).free),
         at_once=1 if plan.resources.get("address") else max(1, len(slots(plan.typed_resources()))),
         workers=spare if options.workers is None else options.workers,
     )
