@@ -181,7 +181,7 @@ def cluster(nodes: int) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="*", default=["ray", "local", "throughput"])
+    parser.add_argument("--parts", nargs="*", default=["throughput", "ray", "local"])
     parser.add_argument("--nodes", type=int, nargs="*", default=[1, 2], help="of the clusters")
     parser.add_argument("--per-node", type=int, default=5, help="trials for each node of a cluster")
     parser.add_argument("--sleep", type=float, nargs="*", default=[0.5], help="seconds; of each throughput's trials")
@@ -196,11 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cloudpickle.register_pickle_by_value(sys.modules[__name__])  # nodes cannot import this file
     figures: list[Figure] = []
     engines: dict[str, Engine] = {"ray": ray_tune.run, "local": local.run}
-    for name in ("ray", "local"):
-        if name in chosen.parts:
-            here = Resources(cpus=2, gpus=0)
-            figures.append(measure(name, engines[name], chosen.trials, chosen.load_sleep, here, 1))
-            tell(figures[-1:])
+    # Clusters first: they ask for no token, and a Ray of this process's own makes it ask for one from then on.
     for nodes in chosen.nodes if "throughput" in chosen.parts else ():
         with cluster(nodes) as address:
             for sleep_s in chosen.sleep:
@@ -209,6 +205,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     count = nodes * chosen.per_node
                     figures.append(measure("cluster", ray_tune.run, count, sleep_s, resources, nodes))
                     tell(figures[-1:])
+    for name in ("ray", "local"):
+        if name in chosen.parts:
+            here = Resources(cpus=2, gpus=0)
+            figures.append(measure(name, engines[name], chosen.trials, chosen.load_sleep, here, 1))
+            tell(figures[-1:])
     print(summary(figures))
     if chosen.json:
         record = {"versions": environment.versions(), "cpu": environment.cpu_model(), "cores": environment.cpu_count()}
