@@ -14,21 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from sdbench import cli_care, cli_cost, cli_evidence, cli_tune
-from sdbench.cli_options import (
-    Datasets,
-    Json,
-    Many,
-    Methods,
-    Models,
-    Plugins,
-    Quiet,
-    Results,
-    Text,
-    answers,
-    given,
-    open_streams,
-    show_answer,
-)
+from sdbench import cli_options as option
+from sdbench.cli_options import Many, Text, answers, given, open_streams, show_answer
 from sdbench.terminal import say
 
 app = typer.Typer(
@@ -65,39 +52,39 @@ def _root(
 
 @app.command()
 def run(
-    methods: Methods = None,
-    dataset: Datasets = None,
-    model: Models = None,
+    methods: option.Methods = None,
+    dataset: option.Datasets = None,
+    model: option.Models = None,
     seeds: Annotated[Many, typer.Option("--seeds", "-s", help="3, 0,7,11 or 0-4")] = None,
-    num_seeds: Annotated[Text, typer.Option(help="seeds 0 to N-1")] = None,
+    num_seeds: option.NumSeeds = None,
     protocol: Annotated[Text, typer.Option(help="fixed, holdout or demo; see: sdbench list protocols")] = None,
     epochs: Annotated[Text, typer.Option(help="instead of the protocol's")] = None,
     limit_steps: Annotated[Text, typer.Option(help="smoke test: one epoch (--epochs) of N steps, never ranked")] = None,
-    batch_size: Annotated[Text, typer.Option("--batch-size", "-b", help="labelled images per step")] = None,
+    batch_size: option.BatchSize = None,
     lr: Annotated[Text, typer.Option(help="peak learning rate")] = None,
     weight_decay: Annotated[Text, typer.Option(help="on every parameter")] = None,
-    augment: Annotated[Text, typer.Option(help="basic, cutout or trivialaugment: beyond crops and flips")] = None,
-    precision: Annotated[Text, typer.Option(help="bf16 (autocast) or fp32")] = None,
-    threads: Annotated[Text, typer.Option(help="CPU threads per trial")] = None,
-    image_size: Annotated[Text, typer.Option(help="side in pixels, where the data set offers more than one")] = None,
-    data_dir: Annotated[Text, typer.Option(help="where the data lie (or SDBENCH_DATA)")] = None,
-    plugin: Plugins = None,
-    results: Results = None,
-    engine: Annotated[Text, typer.Option(help="auto, ray or local")] = None,
-    device: Annotated[Text, typer.Option(help="auto, cpu or cuda")] = None,
-    gpus: Annotated[Text, typer.Option(help="GPUs to use: all or a number")] = None,
-    per_gpu: Annotated[Text, typer.Option(help="trials per GPU at once; above 1 timings do not count")] = None,
+    augment: option.Augment = None,
+    precision: option.Precision = None,
+    threads: option.Threads = None,
+    image_size: option.ImageSize = None,
+    data_dir: option.DataDir = None,
+    plugin: option.Plugins = None,
+    results: option.Results = None,
+    engine: option.EngineName = None,
+    device: option.Device = None,
+    gpus: option.Gpus = None,
+    per_gpu: option.PerGpu = None,
     gpus_per_trial: Annotated[Text, typer.Option(help="GPUs, or processes, that share each batch of a trial")] = None,
-    cpus: Annotated[Text, typer.Option(help="CPUs to use")] = None,
-    cpus_per_trial: Annotated[Text, typer.Option(help="CPUs that a trial occupies")] = None,
+    cpus: option.Cpus = None,
+    cpus_per_trial: option.CpusPerTrial = None,
     jobs: Annotated[Text, typer.Option("--jobs", "-j", help="trials at once, at most")] = None,
-    address: Annotated[Text, typer.Option(help="an existing Ray cluster")] = None,
-    timeout: Annotated[Text, typer.Option(help="limit per trial: 90, 15m, 6h")] = None,
+    address: option.Address = None,
+    timeout: option.Timeout = None,
     budget: Annotated[Text, typer.Option(help="limit of all trials together: 6h, 40gpu-h, 30cpu-h")] = None,
-    max_failures: Annotated[Text, typer.Option(help="restarts of a trial whose process dies")] = None,
+    max_failures: option.MaxFailures = None,
     workers: Annotated[Text, typer.Option(help="processes that decode images; default: spare CPUs")] = None,
     state: Annotated[Text, typer.Option(help="memories of every image: auto, memory or disk")] = None,
-    compile_: Annotated[Text, typer.Option("--compile", help="auto, off or graph (GPU): how steps run")] = None,
+    compile_: option.Compile = None,
     eval_every: Annotated[Text, typer.Option(help="log test accuracy every N epochs; 0 never")] = None,
     keep_logits: Annotated[Text, typer.Option(help="every:N: test-set logits every N epochs too")] = None,
     rerun: Annotated[Text, typer.Option(help="none, failed, stale (only these) or all")] = None,
@@ -108,13 +95,13 @@ def run(
     weights: Annotated[bool, typer.Option("--weights/--no-weights", help="keep final weights")] = True,
     logits: Annotated[bool, typer.Option("--logits/--no-logits", help="keep test-set logits")] = True,
     config: Annotated[Text, typer.Option("--config", "-C", help="TOML file with these options as keys")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="say what would run, and stop")] = False,
+    dry_run: option.DryRun = False,
     show_config: Annotated[bool, typer.Option("--show-config", help="every value and its origin, and stop")] = False,
     progress: Annotated[str, typer.Option(help="auto, rich (live table), plain (lines) or none")] = "auto",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="a line for every epoch")] = False,
     color: Annotated[bool, typer.Option("--color/--no-color", help="in the live table; also NO_COLOR")] = True,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    quiet: option.Quiet = False,
+    as_json: option.Json = False,
 ) -> None:
     """Train what is missing and print the leaderboard. The same command again resumes.
 
@@ -143,9 +130,9 @@ def _switches(flags: dict[str, Any], default: bool, *names: str) -> None:
 @app.command("list")
 def list_(
     kind: Annotated[str, typer.Argument(help="methods, datasets, models, protocols, metrics or runs")] = "methods",
-    plugin: Plugins = None,
-    results: Results = None,
-    as_json: Json = False,
+    plugin: option.Plugins = None,
+    results: option.Results = None,
+    as_json: option.Json = False,
 ) -> None:
     """What there is: methods, datasets, models, protocols, metrics, runs."""
     show_answer(lambda: _catalog().listing(kind, plugin or [], results or "results", as_json))
@@ -154,8 +141,8 @@ def list_(
 @app.command()
 def describe(
     name: Annotated[str, typer.Argument(help="a method, data set, network or protocol")],
-    plugin: Plugins = None,
-    as_json: Json = False,
+    plugin: option.Plugins = None,
+    as_json: option.Json = False,
 ) -> None:
     """The card of a method: formula, hyper-parameters with ranges, source, needs, deviations."""
     show_answer(lambda: _catalog().card(name, plugin or [], as_json))
@@ -169,14 +156,14 @@ def _catalog() -> Any:
 
 @app.command()
 def leaderboard(
-    methods: Methods = None,
-    dataset: Datasets = None,
-    model: Models = None,
-    protocol: Annotated[Text, typer.Option(help="only this protocol")] = None,
+    methods: option.Methods = None,
+    dataset: option.Datasets = None,
+    model: option.Models = None,
+    protocol: option.OnlyProtocol = None,
     format_: Annotated[Text, typer.Option("--format", "-f", help="text, md, csv, latex, html or json")] = None,
     published: Annotated[bool, typer.Option("--published", help="what papers print beside it, never ranked")] = False,
-    results: Results = None,
-    as_json: Json = False,
+    results: option.Results = None,
+    as_json: option.Json = False,
 ) -> None:
     """Print the board of all finished trials and write it under the results folder in all formats."""
     with answers():
@@ -192,8 +179,8 @@ def leaderboard(
 @app.command()
 def check(
     names: Annotated[Many, typer.Argument(help="methods, or all; without any, those of --plugin")] = None,
-    plugin: Plugins = None,
-    as_json: Json = False,
+    plugin: option.Plugins = None,
+    as_json: option.Json = False,
 ) -> None:
     """Check that a method keeps the contract: about twenty seconds each, on the CPU."""
     with answers():
@@ -205,9 +192,9 @@ def check(
 
 @app.command()
 def doctor(
-    results: Results = None,
-    data_dir: Annotated[Text, typer.Option(help="where the data lie (or SDBENCH_DATA)")] = None,
-    as_json: Json = False,
+    results: option.Results = None,
+    data_dir: option.DataDir = None,
+    as_json: option.Json = False,
 ) -> None:
     """What this machine has, one line per fact with ok, warn or FAIL and the remedy."""
     with answers():
@@ -221,8 +208,8 @@ def doctor(
 @app.command()
 def show(
     trial: Annotated[str, typer.Argument(help="a trial's id, or the beginning of one, or its folder")],
-    results: Results = None,
-    as_json: Json = False,
+    results: option.Results = None,
+    as_json: option.Json = False,
 ) -> None:
     """One trial: what it was, how it went, what it cost, why it failed."""
     with answers():

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdbench.cli_options import Datasets, Json, Many, Methods, Models, Plugins, Results, Text, answers
+from sdbench import cli_options as option
+from sdbench.cli_options import Many, Text, answers
 from sdbench.terminal import say
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ def planning(run: Callable[..., None]) -> Callable[..., None]:
 @part.command()
 def prepare(
     datasets: Annotated[Many, typer.Argument(help="see: sdbench list datasets", metavar="DATASET...")] = None,
-    data_dir: Annotated[Text, typer.Option(help="where the data lie (or SDBENCH_DATA)")] = None,
-    image_size: Annotated[Text, typer.Option(help="side in pixels, where the data set offers more than one")] = None,
-    as_json: Json = False,
+    data_dir: option.DataDir = None,
+    image_size: option.ImageSize = None,
+    as_json: option.Json = False,
 ) -> None:
     """Download, verify and decode data sets, so that a run needs no network. Again: only looks."""
     with answers():
@@ -61,9 +62,9 @@ def gc(
     stale: Annotated[bool, typer.Option("--stale", help="also trials that one of today's source superseded")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
-    plugin: Plugins = None,
-    results: Results = None,
-    as_json: Json = False,
+    plugin: option.Plugins = None,
+    results: option.Results = None,
+    as_json: option.Json = False,
 ) -> None:
     """Remove checkpoints of finished trials and leftovers of kills; move damaged records to quarantine/."""
     with answers():
@@ -75,15 +76,15 @@ def gc(
 @part.command()
 def rm(
     trials: Annotated[Many, typer.Argument(help="ids, or beginnings of four digits and more")] = None,
-    methods: Methods = None,
-    dataset: Datasets = None,
-    model: Models = None,
-    protocol: Annotated[Text, typer.Option(help="only this protocol")] = None,
+    methods: option.Methods = None,
+    dataset: option.Datasets = None,
+    model: option.Models = None,
+    protocol: option.OnlyProtocol = None,
     status: Annotated[Many, typer.Option(help="ok, failed, oom, nan, timeout or interrupted")] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
-    results: Results = None,
-    as_json: Json = False,
+    results: option.Results = None,
+    as_json: option.Json = False,
 ) -> None:
     """Remove trials, by id or by what they are. Those that a process works on, and teachers, stay."""
     with answers():
@@ -96,14 +97,14 @@ def rm(
 
 @part.command()
 def rescore(
-    trials: Annotated[Many, typer.Argument(help="ids, or beginnings of four digits and more (all)")] = None,
-    methods: Methods = None,
-    dataset: Datasets = None,
-    model: Models = None,
-    protocol: Annotated[Text, typer.Option(help="only this protocol")] = None,
+    trials: option.TrialIds = None,
+    methods: option.Methods = None,
+    dataset: option.Datasets = None,
+    model: option.Models = None,
+    protocol: option.OnlyProtocol = None,
     write: Annotated[bool, typer.Option("--write", help="renew records whose metrics are others")] = False,
-    results: Results = None,
-    as_json: Json = False,
+    results: option.Results = None,
+    as_json: option.Json = False,
 ) -> None:
     """Metrics once more from the kept logits, no training: do records agree? Exit 1 where one does not."""
     with answers():
@@ -117,14 +118,14 @@ def rescore(
 
 @part.command()
 def export(
-    trials: Annotated[Many, typer.Argument(help="ids, or beginnings of four digits and more (all)")] = None,
+    trials: option.TrialIds = None,
     output: Annotated[Text, typer.Option("--output", help="a .zip file (trials.zip)")] = None,
-    methods: Methods = None,
-    dataset: Datasets = None,
-    model: Models = None,
-    protocol: Annotated[Text, typer.Option(help="only this protocol")] = None,
-    results: Results = None,
-    as_json: Json = False,
+    methods: option.Methods = None,
+    dataset: option.Datasets = None,
+    model: option.Models = None,
+    protocol: option.OnlyProtocol = None,
+    results: option.Results = None,
+    as_json: option.Json = False,
 ) -> None:
     """Records and curves of trials in one zip file, without tensors, for others to merge."""
     with answers():
@@ -154,7 +155,7 @@ def new_method(
     kind: Annotated[str, typer.Option(help="criterion, state (a memory), views (two passes) or mix")] = "criterion",
     directory: Annotated[str, typer.Option(help="folder of the method's file")] = ".",
     tests: Annotated[str, typer.Option(help="folder of its test")] = ".",
-    as_json: Json = False,
+    as_json: option.Json = False,
 ) -> None:
     """Write a method that works as it is, and the test of its formula, to be made yours."""
     with answers():

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from sdbench.cli_options import Json, Methods, Plugins, Quiet, Results, Text, answers, given
+from sdbench import cli_options as option
+from sdbench.cli_options import Text, answers, given
 from sdbench.terminal import say
 
 part = typer.Typer()
@@ -15,25 +16,25 @@ part = typer.Typer()
 
 @part.command()
 def profile(
-    methods: Methods = None,
+    methods: option.Methods = None,
     dataset: Annotated[Text, typer.Option("--dataset", "-d", help="real images instead of noise")] = None,
     model: Annotated[Text, typer.Option("--model", "-M", help="a network (default: resnet20)")] = None,
     classes: Annotated[Text, typer.Option(help="number of classes (default: 100)")] = None,
     image_size: Annotated[Text, typer.Option(help="side in pixels (default: 32)")] = None,
     batch_size: Annotated[Text, typer.Option("--batch-size", "-b", help="labelled images per step (128)")] = None,
-    precision: Annotated[Text, typer.Option(help="bf16 (autocast) or fp32")] = None,
+    precision: option.Precision = None,
     compile_: Annotated[Text, typer.Option("--compile", help="auto, off, graph (GPU) or inductor")] = None,
     rounds: Annotated[Text, typer.Option(help="least number of rounds (60); more until intervals are narrow")] = None,
     margin: Annotated[Text, typer.Option(help="ratios within 1 +- this are equal (0.03)")] = None,
     max_seconds: Annotated[Text, typer.Option(help="limit of a group's rounds: 480, 8m; 300 with several")] = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="measure peak memory")] = True,
     sweep: Annotated[Text, typer.Option(help="classes=100,1000,10000 or batch-size=... or model=...")] = None,
-    device: Annotated[Text, typer.Option(help="auto, cpu or cuda")] = None,
-    data_dir: Annotated[Text, typer.Option(help="where the data lie (or SDBENCH_DATA)")] = None,
-    plugin: Plugins = None,
-    results: Results = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    device: option.Device = None,
+    data_dir: option.DataDir = None,
+    plugin: option.Plugins = None,
+    results: option.Results = None,
+    quiet: option.Quiet = False,
+    as_json: option.Json = False,
 ) -> None:
     """What a training step costs, method beside ce in one process: time, memory, passes, FLOPs.
 
@@ -52,17 +53,17 @@ def profile(
 
 @part.command()
 def claims(
-    methods: Methods = None,
+    methods: option.Methods = None,
     model: Annotated[Text, typer.Option("--model", "-M", help="a network (default: resnet20)")] = None,
     classes: Annotated[Text, typer.Option(help="number of classes (default: 100)")] = None,
     max_seconds: Annotated[Text, typer.Option(help="limit of measuring what no profile has yet: 480, 8m")] = None,
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="profile what is missing")] = True,
-    device: Annotated[Text, typer.Option(help="auto, cpu or cuda")] = None,
-    format_: Annotated[Text, typer.Option("--format", "-f", help="text, md or json")] = None,
-    plugin: Plugins = None,
-    results: Results = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    device: option.Device = None,
+    format_: option.Format = None,
+    plugin: option.Plugins = None,
+    results: option.Results = None,
+    quiet: option.Quiet = False,
+    as_json: option.Json = False,
 ) -> None:
     """What papers claim about cost beside what was measured, with a verdict for each entry."""
     typed = given(dict(locals()), "quiet", "as_json", "format_", "measure")

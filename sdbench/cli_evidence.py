@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from sdbench.cli_options import Datasets, Json, Many, Methods, Models, Quiet, Results, Text, answers, given
-from sdbench.terminal import say
+from sdbench import cli_options as option
+from sdbench.cli_options import Many, Text, answers, given
+from sdbench.terminal import say, tell
 
 part = typer.Typer()
 
@@ -19,24 +20,24 @@ def distill(
     student: Annotated[Text, typer.Option(help="the student's network (default: the teachers')")] = None,
     temperatures: Annotated[Many, typer.Option(help="swept, not selected (1,2,4,8)")] = None,
     alpha: Annotated[Many, typer.Option(help="weight of the teacher, in [0, 1] (0.9)")] = None,
-    dataset: Datasets = None,
-    model: Models = None,
+    dataset: option.Datasets = None,
+    model: option.Models = None,
     seeds: Annotated[Many, typer.Option("--seeds", "-s", help="of the teachers (default: those all have)")] = None,
     protocol: Annotated[Text, typer.Option(help="of the teachers; the student's as well")] = None,
     teacher_epochs: Annotated[Text, typer.Option(help="which teachers, where the store has several")] = None,
     epochs: Annotated[Text, typer.Option(help="of the student (default: the teachers')")] = None,
-    data_dir: Annotated[Text, typer.Option(help="where the data lie (or SDBENCH_DATA)")] = None,
-    results: Results = None,
-    engine: Annotated[Text, typer.Option(help="auto, ray or local")] = None,
-    device: Annotated[Text, typer.Option(help="auto, cpu or cuda")] = None,
-    gpus: Annotated[Text, typer.Option(help="GPUs to use: all or a number")] = None,
-    cpus: Annotated[Text, typer.Option(help="CPUs to use")] = None,
-    compile_: Annotated[Text, typer.Option("--compile", help="auto, off or graph (GPU): how steps run")] = None,
-    timeout: Annotated[Text, typer.Option(help="limit per trial: 90, 15m, 6h")] = None,
+    data_dir: option.DataDir = None,
+    results: option.Results = None,
+    engine: option.EngineName = None,
+    device: option.Device = None,
+    gpus: option.Gpus = None,
+    cpus: option.Cpus = None,
+    compile_: option.Compile = None,
+    timeout: option.Timeout = None,
     rerun: Annotated[Text, typer.Option(help="none, failed, stale or all")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="say what would run, and stop")] = False,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    dry_run: option.DryRun = False,
+    quiet: option.Quiet = False,
+    as_json: option.Json = False,
 ) -> None:
     """Train a student on each finished teacher, temperatures swept, and table what each teaches.
 
@@ -47,9 +48,7 @@ def distill(
         from sdbench import distill as distillation
 
         answer, told, code = distillation.run(flags, sys.argv[1:], dry_run=dry_run, quiet=quiet, as_json=as_json)
-        say(answer)
-        for line in told:
-            say(line, err=True)
+        tell(answer, told)
     raise typer.Exit(code)
 
 
@@ -61,12 +60,12 @@ def compare(
     fail_if: Annotated[Many, typer.Option(help="'top1<-0.3' (points), 'time>1.1'; may be repeated; exit 4")] = None,
     target: Annotated[Text, typer.Option(help="time to this top-1 in per cent, such as 40 (--eval-every runs)")] = None,
     at: Annotated[Text, typer.Option(help="top-1 at this time of training: 300, 5m, 1h")] = None,
-    dataset: Datasets = None,
-    model: Models = None,
-    protocol: Annotated[Text, typer.Option(help="only this protocol")] = None,
-    format_: Annotated[Text, typer.Option("--format", "-f", help="text, md or json")] = None,
-    results: Results = None,
-    as_json: Json = False,
+    dataset: option.Datasets = None,
+    model: option.Models = None,
+    protocol: option.OnlyProtocol = None,
+    format_: option.Format = None,
+    results: option.Results = None,
+    as_json: option.Json = False,
 ) -> None:
     """Differences to a reference, paired by seed, with intervals, tests, cost ratios and verdicts.
 
@@ -88,7 +87,7 @@ def compare(
 def validate(
     paths: Annotated[Many, typer.Argument(help="results folders, trials' folders, records", metavar="PATH...")] = None,
     against: Annotated[Text, typer.Option(help="a results folder: none of its trials removed or changed")] = None,
-    as_json: Json = False,
+    as_json: option.Json = False,
 ) -> None:
     """Check records: schema, checksums, ranges, places, duplicates, protocol, seeds, pairing. Exit 4 if invalid."""
     with answers():
@@ -104,7 +103,7 @@ def merge(
     sources: Annotated[Many, typer.Argument(help="results folders to copy from", metavar="SRC...")] = None,
     into: Annotated[Text, typer.Option(help="the results folder to copy to")] = None,
     keep: Annotated[Text, typer.Option(help="newest, oldest or fail: of two finished records of one trial")] = None,
-    as_json: Json = False,
+    as_json: option.Json = False,
 ) -> None:
     """Copy trials and profiles of other results folders into one. Exit 1 where a record is refused."""
     with answers():
@@ -129,12 +128,12 @@ def report(
     output: Annotated[
         Text, typer.Option("--output", help="an HTML file (default: report.html beside the trials)")
     ] = None,
-    methods: Methods = None,
-    dataset: Datasets = None,
-    model: Models = None,
-    protocol: Annotated[Text, typer.Option(help="only this protocol")] = None,
-    results: Results = None,
-    as_json: Json = False,
+    methods: option.Methods = None,
+    dataset: option.Datasets = None,
+    model: option.Models = None,
+    protocol: option.OnlyProtocol = None,
+    results: option.Results = None,
+    as_json: option.Json = False,
 ) -> None:
     """One HTML file of everything: board, figures, costs, failures, provenance. Opens from disk, without a network."""
     with answers():
@@ -151,12 +150,12 @@ def report(
 def plot(
     kind: Annotated[str, typer.Argument(help="pareto, curves, reliability, cost or zipf")],
     output: Annotated[Text, typer.Option("--output", help="an .svg, .pdf or .png file")] = None,
-    methods: Methods = None,
-    dataset: Datasets = None,
-    model: Models = None,
-    protocol: Annotated[Text, typer.Option(help="only this protocol")] = None,
-    results: Results = None,
-    as_json: Json = False,
+    methods: option.Methods = None,
+    dataset: option.Datasets = None,
+    model: option.Models = None,
+    protocol: option.OnlyProtocol = None,
+    results: option.Results = None,
+    as_json: option.Json = False,
 ) -> None:
     """A figure for a paper, one column wide; its caption is printed."""
     with answers():
@@ -178,13 +177,13 @@ def analyze(
     classes: Annotated[Text, typer.Option(help="geometry: three, by number or name (0,1,2)")] = None,
     train_images: Annotated[Text, typer.Option(help="geometry: at most so many; 0 all (10000)")] = None,
     output: Annotated[Text, typer.Option("--output", help="a picture: F.svg, F.pdf or F.png")] = None,
-    dataset: Datasets = None,
-    model: Models = None,
+    dataset: option.Datasets = None,
+    model: option.Models = None,
     seeds: Annotated[Many, typer.Option("--seeds", "-s", help="3, 0,7,11 or 0-4")] = None,
-    data_dir: Annotated[Text, typer.Option(help="where the data lie (or SDBENCH_DATA)")] = None,
+    data_dir: option.DataDir = None,
     device: Annotated[Text, typer.Option(help="geometry: auto, cpu or cuda")] = None,
-    results: Results = None,
-    as_json: Json = False,
+    results: option.Results = None,
+    as_json: option.Json = False,
 ) -> None:
     """The papers' questions: do outputs follow Zipf's law, are they calibrated, how tight are the classes?
 
@@ -197,7 +196,5 @@ def analyze(
         asked = questions.read_asked(kind, ranks, over, classes, train_images, data_dir, device, output)
         choice = Choice(trials or (), dataset or (), model or (), seeds or ())
         answer, told, code = questions.analyze(results or "results", choice, asked, as_json=as_json)
-        say(answer)
-        for line in told:
-            say(line, err=True)
+        tell(answer, told)
     raise typer.Exit(code)

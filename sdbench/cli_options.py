@@ -24,6 +24,27 @@ Results = Annotated[Text, typer.Option("--results", "-o", help="results folder (
 Plugins = Annotated[Many, typer.Option("--plugin", help="a Python file that registers methods; may be repeated")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
+OnlyProtocol = Annotated[Text, typer.Option(help="only this protocol")]
+BatchSize = Annotated[Text, typer.Option("--batch-size", "-b", help="labelled images per step")]
+Augment = Annotated[Text, typer.Option(help="basic, cutout or trivialaugment: beyond crops and flips")]
+Precision = Annotated[Text, typer.Option(help="bf16 (autocast) or fp32")]
+Threads = Annotated[Text, typer.Option(help="CPU threads per trial")]
+ImageSize = Annotated[Text, typer.Option(help="side in pixels, where the data set offers more than one")]
+DataDir = Annotated[Text, typer.Option(help="where the data lie (or SDBENCH_DATA)")]
+EngineName = Annotated[Text, typer.Option(help="auto, ray or local")]
+Device = Annotated[Text, typer.Option(help="auto, cpu or cuda")]
+Gpus = Annotated[Text, typer.Option(help="GPUs to use: all or a number")]
+PerGpu = Annotated[Text, typer.Option(help="trials per GPU at once; above 1 timings do not count")]
+Cpus = Annotated[Text, typer.Option(help="CPUs to use")]
+CpusPerTrial = Annotated[Text, typer.Option(help="CPUs that a trial occupies")]
+Address = Annotated[Text, typer.Option(help="an existing Ray cluster")]
+Timeout = Annotated[Text, typer.Option(help="limit per trial: 90, 15m, 6h")]
+MaxFailures = Annotated[Text, typer.Option(help="restarts of a trial whose process dies")]
+Compile = Annotated[Text, typer.Option("--compile", help="auto, off or graph (GPU): how steps run")]
+NumSeeds = Annotated[Text, typer.Option(help="seeds 0 to N-1")]
+Format = Annotated[Text, typer.Option("--format", "-f", help="text, md or json")]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="say what would run, and stop")]
+TrialIds = Annotated[Many, typer.Argument(help="ids, or beginnings of four digits and more (all)")]
 
 
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -72,7 +93,7 @@ def answers() -> Iterator[None]:
         if error.errno not in OF_THE_MACHINE:
             raise
         where = f" {error.filename}" if error.filename else ""
-        typer.echo(f"error: cannot write{where}: {error.strerror}; make room or give another folder", err=True)
+        say(f"error: cannot write{where}: {error.strerror}; make room or give another folder", err=True)
         raise typer.Exit(3) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -7,46 +7,48 @@ from typing import Annotated
 
 import typer
 
-from sdbench.cli_options import Datasets, Json, Many, Methods, Models, Plugins, Quiet, Results, Text, answers, given
+from sdbench import cli_options as option
+from sdbench.cli_options import Many, Text, answers, given
+from sdbench.terminal import tell
 
 part = typer.Typer()
 
 
 @part.command()
 def tune(
-    methods: Methods = None,
+    methods: option.Methods = None,
     trials: Annotated[Text, typer.Option(help="search trials of every method, ce included (16)")] = None,
     search: Annotated[Text, typer.Option(help="random (default) or optuna")] = None,
     scheduler: Annotated[Text, typer.Option(help="none (default), or asha: stop search trials early")] = None,
     search_seed: Annotated[Text, typer.Option(help="of what is drawn, and of the search trials (0)")] = None,
-    dataset: Datasets = None,
-    model: Models = None,
+    dataset: option.Datasets = None,
+    model: option.Models = None,
     seeds: Annotated[Many, typer.Option("--seeds", "-s", help="with the chosen values: 3, 0,7,11 or 0-4 (0-2)")] = None,
-    num_seeds: Annotated[Text, typer.Option(help="seeds 0 to N-1")] = None,
+    num_seeds: option.NumSeeds = None,
     epochs: Annotated[Text, typer.Option(help="of every trial, instead of the protocol's")] = None,
-    batch_size: Annotated[Text, typer.Option("--batch-size", "-b", help="labelled images per step")] = None,
-    augment: Annotated[Text, typer.Option(help="basic, cutout or trivialaugment: beyond crops and flips")] = None,
-    precision: Annotated[Text, typer.Option(help="bf16 (autocast) or fp32")] = None,
-    threads: Annotated[Text, typer.Option(help="CPU threads per trial")] = None,
-    image_size: Annotated[Text, typer.Option(help="side in pixels, where the data set offers more than one")] = None,
-    data_dir: Annotated[Text, typer.Option(help="where the data lie (or SDBENCH_DATA)")] = None,
-    plugin: Plugins = None,
-    results: Results = None,
+    batch_size: option.BatchSize = None,
+    augment: option.Augment = None,
+    precision: option.Precision = None,
+    threads: option.Threads = None,
+    image_size: option.ImageSize = None,
+    data_dir: option.DataDir = None,
+    plugin: option.Plugins = None,
+    results: option.Results = None,
     engine: Annotated[Text, typer.Option(help="auto, ray or local; asha and optuna need ray")] = None,
-    device: Annotated[Text, typer.Option(help="auto, cpu or cuda")] = None,
-    gpus: Annotated[Text, typer.Option(help="GPUs to use: all or a number")] = None,
-    per_gpu: Annotated[Text, typer.Option(help="trials per GPU at once; above 1 timings do not count")] = None,
-    cpus: Annotated[Text, typer.Option(help="CPUs to use")] = None,
-    cpus_per_trial: Annotated[Text, typer.Option(help="CPUs that a trial occupies")] = None,
-    address: Annotated[Text, typer.Option(help="an existing Ray cluster")] = None,
-    timeout: Annotated[Text, typer.Option(help="limit per trial: 90, 15m, 6h")] = None,
-    max_failures: Annotated[Text, typer.Option(help="restarts of a trial whose process dies")] = None,
+    device: option.Device = None,
+    gpus: option.Gpus = None,
+    per_gpu: option.PerGpu = None,
+    cpus: option.Cpus = None,
+    cpus_per_trial: option.CpusPerTrial = None,
+    address: option.Address = None,
+    timeout: option.Timeout = None,
+    max_failures: option.MaxFailures = None,
     workers: Annotated[Text, typer.Option(help="decoding processes of a streamed data set")] = None,
-    compile_: Annotated[Text, typer.Option("--compile", help="auto, off or graph (GPU): how steps run")] = None,
+    compile_: option.Compile = None,
     rerun: Annotated[Text, typer.Option(help="none, failed or all, of the trials with the chosen values")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="say what would run, and stop")] = False,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    dry_run: option.DryRun = False,
+    quiet: option.Quiet = False,
+    as_json: option.Json = False,
 ) -> None:
     """Search learning rate, weight decay and each method's own values; train with the best on fresh seeds.
 
@@ -57,8 +59,5 @@ def tune(
         from sdbench import tuning_run
 
         answer, told, code = tuning_run.run(flags, sys.argv[1:], dry_run=dry_run, quiet=quiet, as_json=as_json)
-        if answer:
-            typer.echo(answer)
-        for line in told:
-            typer.echo(line, err=True)
+        tell(answer, told)
     raise typer.Exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 
 def visible(text: str) -> str:
@@ -23,3 +24,11 @@ def say(text: str, *, err: bool = False, nl: bool = True) -> None:
     import typer
 
     typer.echo(visible(text), err=err, nl=nl)
+
+
+def tell(answer: str, remarks: Iterable[str]) -> None:
+    """An answer, unless it is empty, to standard output; then remarks, a line each, to standard error."""
+    if answer:
+        say(answer)
+    for line in remarks:
+        say(line, err=True)
