@@ -42,6 +42,22 @@ LONGEST_NAME = 4096
 IMAGE_SIZES = range(8, 4097)
 """Sides in pixels that may be asked for where the data set leaves the choice."""
 
+
+def _photographs(name: str, summary: str, num_classes: int | None, source: str) -> DatasetInfo:
+    """Image files of any size, shown as ImageNet's are by custom: crops of 224 pixels, its mean and deviation."""
+    return DatasetInfo(
+        name=name,
+        summary=summary,
+        num_classes=num_classes,
+        image_size=224,
+        image_sizes=(),
+        augment="resized-crop-flip",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        source=source,
+    )
+
+
 DATASETS: dict[str, DatasetInfo] = {
     info.name: info
     for info in (
@@ -89,48 +105,28 @@ DATASETS: dict[str, DatasetInfo] = {
             std=(0.2770, 0.2691, 0.2821),
             source="http://cs231n.stanford.edu/tiny-imagenet-200.zip; unpack it and give --data-dir",
         ),
-        DatasetInfo(
+        _photographs(
             name="imagenet",
             summary="ImageNet (ILSVRC 2012), 1,000 classes, 1,281,167 + 50,000 images",
             num_classes=1_000,
-            image_size=224,
-            image_sizes=(),
-            augment="resized-crop-flip",
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
             source="https://www.image-net.org, on request; train/<wnid>/ and val/ below --data-dir",
         ),
-        DatasetInfo(
+        _photographs(
             name="inat21",
             summary="iNaturalist 2021, 10,000 species, 2,686,843 + 100,000 images (train_mini: 500,000)",
             num_classes=10_000,
-            image_size=224,
-            image_sizes=(),
-            augment="resized-crop-flip",
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
             source="https://github.com/visipedia/inat_comp/tree/master/2021; train/ or train_mini/, and val/",
         ),
-        DatasetInfo(
+        _photographs(
             name="cub200",
             summary="CUB-200-2011, 200 species of birds, 5,994 + 5,794 images",
             num_classes=200,
-            image_size=224,
-            image_sizes=(),
-            augment="resized-crop-flip",
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
             source="https://data.caltech.edu/records/65de6-vp158; CUB_200_2011/ below --data-dir",
         ),
-        DatasetInfo(
+        _photographs(
             name="folder",
             summary="folder:PATH, your own images in PATH/train/<class>/ and PATH/val/<class>/",
             num_classes=None,
-            image_size=224,
-            image_sizes=(),
-            augment="resized-crop-flip",
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
             source="a folder in torchvision's ImageFolder layout; normalized as ImageNet is",
         ),
     )
@@ -212,6 +208,10 @@ def inspect(name: str, data_dir: Path | None = None, image_size: int | None = No
     UserError names each file that is missing, cut off or not the expected one, and what to do.
     """
     module, source, info, size = _opened(name, image_size)
+    if source.kind in LISTED:
+        from sdbench.data.listing import facts_of
+
+        return facts_of(module.scan(source, data_dir), source, info, size)
     return cast(DataFacts, module.inspect(source, info, data_dir, size))
 
 
@@ -232,9 +232,9 @@ def place(name: str, data_dir: Path | None = None) -> Path:
 def prepare(name: str, data_dir: Path | None = None, image_size: int | None = None) -> DataFacts:
     """As ``inspect``, and whatever a run would decode and keep in the cache folder is there afterwards."""
     module, source, info, size = _opened(name, image_size)
-    if hasattr(module, "load_arrays"):
-        return cast(DataFacts, module.load_arrays(source, info, data_dir, size).facts)
-    return cast(DataFacts, module.inspect(source, info, data_dir, size))
+    if source.kind in LISTED:
+        return inspect(name, data_dir, image_size)
+    return cast(DataFacts, module.load_arrays(source, info, data_dir, size).facts)
 
 
 def listed(name: str, data_dir: Path | None = None) -> Listing | None:

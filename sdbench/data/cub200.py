@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from sdbench.data import cache
-from sdbench.data.facts import DataFacts, DatasetInfo, Labels, Source
+from sdbench.data.facts import Labels, Source
 from sdbench.data.files import plain_size
-from sdbench.data.fingerprints import fingerprint_tables
-from sdbench.data.listing import FileTable, Listing, facts_of
+from sdbench.data.fingerprints import fingerprinted
+from sdbench.data.listing import FileTable, Listing
 from sdbench.errors import UserError
 
 FOLDER = "CUB_200_2011"
@@ -24,7 +24,7 @@ LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt")
 AGAIN = "unpack CUB_200_2011.tgz of https://data.caltech.edu/records/65de6-vp158 there again"
 
 
-def find(data_dir: Path | None) -> Path:
+def place(source: Source, data_dir: Path | None) -> Path:
     """The published folder. UserError with where to get it if it is not there; nothing is downloaded."""
     named = cache.named_folder(data_dir) or cache.cache_folder()
     for root in (named, named / FOLDER, named / "cub200" / FOLDER):
@@ -39,34 +39,15 @@ def find(data_dir: Path | None) -> Path:
 
 def scan(source: Source, data_dir: Path | None) -> Listing:
     """List all images. UserError where a list or an image is missing, or the lists do not fit together."""
-    root = find(data_dir)
+    root = place(source, data_dir)
     paths, labels, kept = (_read(root / name) for name in LISTS)
     for name, other in zip(LISTS[1:], (labels, kept), strict=True):
         if other.keys() != paths.keys():
             odd = min(other.keys() ^ paths.keys(), key=lambda key: (len(key), key))
             raise UserError(f"{root / name}: image {odd} is not in both this list and {LISTS[0]}; {AGAIN}")
     classes = _classes(root, paths, labels)
-    (train, train_labels), (test, test_labels) = (_part(root, paths, labels, kept, wanted) for wanted in ("1", "0"))
-    return Listing(
-        root=root,
-        classes=classes,
-        train=train,
-        train_labels=train_labels,
-        test=test,
-        test_labels=test_labels,
-        fingerprint=fingerprint_tables(root, (train, test), context=train_labels.tobytes() + test_labels.tobytes()),
-        side=None,
-    )
-
-
-def place(source: Source, data_dir: Path | None) -> Path:
-    """The published folder. UserError where it is not there."""
-    return find(data_dir)
-
-
-def inspect(source: Source, info: DatasetInfo, data_dir: Path | None, size: int | None) -> DataFacts:
-    """What is known of the files after reading, not decoding, all of them."""
-    return facts_of(scan(source, data_dir), source, info, size)
+    train, test = (_part(root, paths, labels, kept, wanted) for wanted in ("1", "0"))
+    return fingerprinted(root, classes, train, test, context=train[1].tobytes() + test[1].tobytes())
 
 
 def _read(path: Path) -> dict[str, str]:

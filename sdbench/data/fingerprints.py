@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from sdbench.data.facts import Labels
 from sdbench.data.files import HEAD_BYTES, ImageFile, fingerprint, head_of
-from sdbench.data.listing import FileTable
+from sdbench.data.listing import FileTable, Listing
 
 FILES_LIMIT = 200_000
 """Files up to which each is opened."""
@@ -37,6 +38,28 @@ class Looking:
 
     def __call__(self, path: Path, content: bytes | None) -> None:
         """content: the file's bytes where they have been read whole."""
+
+
+def fingerprinted(
+    root: Path,
+    classes: tuple[str, ...],
+    train: tuple[FileTable, Labels],
+    test: tuple[FileTable, Labels],
+    *,
+    context: bytes = b"",
+    look: Looking | None = None,
+) -> Listing:
+    """The listing of two parts, images of any size, with what their files hash to; see ``fingerprint_tables``."""
+    return Listing(
+        root=root,
+        classes=classes,
+        train=train[0],
+        train_labels=train[1],
+        test=test[0],
+        test_labels=test[1],
+        fingerprint=fingerprint_tables(root, (train[0], test[0]), context=context, look=look),
+        side=None,
+    )
 
 
 def fingerprint_tables(

@@ -13,12 +13,13 @@ disk. Whether uniform images are held or streamed changes no bit of what a netwo
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from sdbench.data.decode import image_size
-from sdbench.data.facts import DataFacts, DatasetInfo, Source
-from sdbench.data.fingerprints import Looking, fingerprint_tables
-from sdbench.data.listing import Listing, class_folders, class_images, common_classes, facts_of
+from sdbench.data.facts import Source
+from sdbench.data.fingerprints import Looking, fingerprinted
+from sdbench.data.listing import Listing, class_folders, class_images, common_classes
 from sdbench.errors import UserError
 
 UNIFORM_LIMIT = 96
@@ -44,7 +45,7 @@ class _Sizes(Looking):
         self.uniform = height == width == self.side <= UNIFORM_LIMIT
 
 
-def locate(source: Source, data_dir: Path | None) -> Path:
+def place(source: Source, data_dir: Path | None) -> Path:
     """The folder of a data set: ``data_dir`` where it carries the name that ``source`` was reduced
     to, else the path in the name. UserError where there is no such folder."""
     given = data_dir.expanduser().absolute() if data_dir else None
@@ -66,30 +67,12 @@ def _own_name(path: Path) -> str:
 def scan(source: Source, data_dir: Path | None) -> Listing:
     """List and hash all images. UserError where the layout is another, a class has no images, the
     parts differ in their classes, or a file is not a whole image."""
-    root = locate(source, data_dir)
+    root = place(source, data_dir)
     test_part = "val" if (root / "val").is_dir() or not (root / "test").is_dir() else "test"
     expected = f"the layout {root.name}/train/<class>/<image> and {root.name}/val/<class>/<image>"
     names = [class_folders(root, part, expected) for part in ("train", test_part)]
     classes = common_classes(root, (names[0], names[1]), ("train", test_part))
-    (train, train_labels), (test, test_labels) = (class_images(root, part, classes) for part in ("train", test_part))
+    train, test = (class_images(root, part, classes) for part in ("train", test_part))
     sizes = _Sizes()
-    return Listing(
-        root=root,
-        classes=classes,
-        train=train,
-        train_labels=train_labels,
-        test=test,
-        test_labels=test_labels,
-        fingerprint=fingerprint_tables(root, (train, test), look=sizes),
-        side=sizes.side if sizes.uniform else None,
-    )
-
-
-def place(source: Source, data_dir: Path | None) -> Path:
-    """The folder of images. UserError where there is none."""
-    return locate(source, data_dir)
-
-
-def inspect(source: Source, info: DatasetInfo, data_dir: Path | None, size: int | None) -> DataFacts:
-    """What is known of the files after reading, not decoding, all of them."""
-    return facts_of(scan(source, data_dir), source, info, size)
+    found = fingerprinted(root, classes, train, test, look=sizes)
+    return replace(found, side=sizes.side if sizes.uniform else None)

@@ -15,15 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from sdbench.data import cache
-from sdbench.data.facts import DataFacts, DatasetInfo, Labels, Source
-from sdbench.data.fingerprints import fingerprint_tables
+from sdbench.data.facts import Labels, Source
+from sdbench.data.fingerprints import fingerprinted
 from sdbench.data.listing import (
     FileTable,
     Listing,
     class_folders,
     class_images,
     common_classes,
-    facts_of,
     images_below,
 )
 from sdbench.errors import UserError
@@ -34,12 +33,12 @@ WNID = re.compile(r"n\d{8}")
 EXPECTED = "train/<wnid>/<image>.JPEG and val/, with a folder for each wnid or the published 50,000 files"
 
 
-def find(data_dir: Path | None) -> Path:
+def place(source: Source, data_dir: Path | None) -> Path:
     """The folder that holds train/. UserError with where to get it if it is not there; nothing is downloaded."""
     named = cache.named_folder(data_dir) or cache.cache_folder()
-    for place in PLACES:
-        if (named / place / "train").is_dir():
-            return named / place
+    for below in PLACES:
+        if (named / below / "train").is_dir():
+            return named / below
     raise UserError(
         f"imagenet: expected {EXPECTED} in {named}, and there is no train/; unpack ILSVRC2012_img_train.tar there, one "
         "folder for each wnid, and ILSVRC2012_img_val.tar into val/, or give the folder with --data-dir or SDBENCH_DATA"
@@ -48,7 +47,7 @@ def find(data_dir: Path | None) -> Path:
 
 def scan(source: Source, data_dir: Path | None) -> Listing:
     """List all images. UserError where the layout is another or files are missing."""
-    root = find(data_dir)
+    root = place(source, data_dir)
     names = class_folders(root, "train", EXPECTED)
     strange = [name for name in names if not WNID.fullmatch(name)]
     if strange:
@@ -58,29 +57,9 @@ def scan(source: Source, data_dir: Path | None) -> Listing:
     flat = not any(WNID.fullmatch(path.name) and path.is_dir() for path in (root / "val").iterdir())
     found = names if flat else class_folders(root, "val", EXPECTED)
     classes = common_classes(root, (names, found), ("train", "val"))
-    train, train_labels = class_images(root, "train", classes)
-    test, test_labels = _flat(root, classes) if flat else class_images(root, "val", classes)
-    context = test_labels.tobytes() if flat else b""
-    return Listing(
-        root=root,
-        classes=classes,
-        train=train,
-        train_labels=train_labels,
-        test=test,
-        test_labels=test_labels,
-        fingerprint=fingerprint_tables(root, (train, test), context=context),
-        side=None,
-    )
-
-
-def place(source: Source, data_dir: Path | None) -> Path:
-    """The published folder. UserError where it is not there."""
-    return find(data_dir)
-
-
-def inspect(source: Source, info: DatasetInfo, data_dir: Path | None, size: int | None) -> DataFacts:
-    """What is known of the files after listing all of them."""
-    return facts_of(scan(source, data_dir), source, info, size)
+    train = class_images(root, "train", classes)
+    test = _flat(root, classes) if flat else class_images(root, "val", classes)
+    return fingerprinted(root, classes, train, test, context=test[1].tobytes() if flat else b"")
 
 
 def _flat(root: Path, classes: tuple[str, ...]) -> tuple[FileTable, Labels]:

@@ -12,9 +12,9 @@ import re
 from pathlib import Path
 
 from sdbench.data import cache
-from sdbench.data.facts import DataFacts, DatasetInfo, Source
-from sdbench.data.fingerprints import fingerprint_tables
-from sdbench.data.listing import Listing, class_folders, class_images, common_classes, facts_of
+from sdbench.data.facts import Source
+from sdbench.data.fingerprints import fingerprinted
+from sdbench.data.listing import Listing, class_folders, class_images, common_classes
 from sdbench.errors import UserError
 
 TRAIN = ("train", "2021_train", "train_mini", "2021_train_mini")
@@ -23,7 +23,7 @@ SPECIES = re.compile(r"\d{5}_.+")
 EXPECTED = "train/ or train_mini/, and val/, with a folder for each species, such as 00000_Animalia_Annelida_..."
 
 
-def find(data_dir: Path | None) -> tuple[Path, str, str]:
+def _find(data_dir: Path | None) -> tuple[Path, str, str]:
     """The folder, and the names of its training and test parts. UserError with where to get what is not there."""
     named = cache.named_folder(data_dir) or cache.cache_folder()
     for root in (named, named / "inat21"):
@@ -43,31 +43,17 @@ def find(data_dir: Path | None) -> tuple[Path, str, str]:
 
 def scan(source: Source, data_dir: Path | None) -> Listing:
     """List all images. UserError where the layout is another or files are missing."""
-    root, *parts = find(data_dir)
+    root, *parts = _find(data_dir)
     names = [class_folders(root, part, EXPECTED) for part in parts]
     for part, found in zip(parts, names, strict=True):
         strange = [name for name in found if not SPECIES.fullmatch(name)]
         if strange:
             raise UserError(f"{root / part / strange[0]}: expected {EXPECTED}")
     classes = common_classes(root, (names[0], names[1]), (parts[0], parts[1]))
-    (train, train_labels), (test, test_labels) = (class_images(root, part, classes) for part in parts)
-    return Listing(
-        root=root,
-        classes=classes,
-        train=train,
-        train_labels=train_labels,
-        test=test,
-        test_labels=test_labels,
-        fingerprint=fingerprint_tables(root, (train, test)),
-        side=None,
-    )
+    train, test = (class_images(root, part, classes) for part in parts)
+    return fingerprinted(root, classes, train, test)
 
 
 def place(source: Source, data_dir: Path | None) -> Path:
     """The published folder. UserError where it is not there."""
-    return find(data_dir)[0]
-
-
-def inspect(source: Source, info: DatasetInfo, data_dir: Path | None, size: int | None) -> DataFacts:
-    """What is known of the files after listing all of them."""
-    return facts_of(scan(source, data_dir), source, info, size)
+    return _find(data_dir)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdbench import data
-from sdbench.data.folder import locate
+from sdbench.data import folder
 from sdbench.errors import UserError
 
 
@@ -20,7 +20,7 @@ def refuse_absent(name: str, data_dir: Path | None, image_size: int | None, fing
         if data.find(name, data_dir) is None:
             raise UserError(f"{name}: not here; nothing is downloaded where trials run")
     elif source.kind == "folder":
-        root = locate(source, data_dir)
+        root = folder.place(source, data_dir)
         if not (root / "train").is_dir():
             raise UserError(f"{name}: {root} has no folder train/")
     elif source.kind in data.LISTED:

@@ -218,7 +218,8 @@ def test_streamed_images_are_treated_as_resident_ones(tmp_path: Any) -> None:
                 Image.fromarray(pixels).save(tmp_path / part / name / f"{i}.png")
     (tmp_path / "mixed").mkdir()
     resident = data.load(f"folder:{tmp_path}", None, 16, device=torch.device("cpu"))
-    from sdbench.data.folder import facts_of, scan
+    from sdbench.data.folder import scan
+    from sdbench.data.listing import facts_of
     from sdbench.data.stream import StreamedSet
 
     source = data.parse(f"folder:{tmp_path}")
