@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--nodes", type=int, nargs="*", default=[1, 2], help="of the clusters")
     parser.add_argument("--per-node", type=int, default=5, help="trials for each node of a cluster")
     parser.add_argument("--sleep", type=float, nargs="*", default=[0.5], help="seconds; of each throughput's trials")
-    parser.add_argument("--repeat", type=int, default=1, help="runs on each cluster")
+    parser.add_argument("--repeat", type=int, default=1, help="runs of each setting")
     parser.add_argument("--trials", type=int, default=20, help="of the parts ray and local")
     parser.add_argument("--load-sleep", type=float, default=0.02, help="seconds that those sleep")
     parser.add_argument("--json", type=Path)
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     figures.append(measure("cluster", ray_tune.run, count, sleep_s, resources, nodes))
                     tell(figures[-1:])
     for name in ("ray", "local"):
-        if name in chosen.parts:
+        for _ in range(chosen.repeat if name in chosen.parts else 0):
             here = Resources(cpus=2, gpus=0)
             figures.append(measure(name, engines[name], chosen.trials, chosen.load_sleep, here, 1))
             tell(figures[-1:])

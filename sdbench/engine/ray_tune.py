@@ -59,6 +59,8 @@ OWN = {
 }
 """For a Ray of this command's own. A cluster has its own settings."""
 
+_had_own = Event()
+
 
 def available() -> bool:
     """Whether Ray Tune is installed."""
@@ -132,7 +134,7 @@ def _joined(address: str) -> Iterator[None]:
 
     with tempfile.TemporaryDirectory(prefix="sdbench-stage-") as staged:
         with _own_signals():
-            ray_cluster.connect(address, Path(staged), **COMMON)
+            ray_cluster.connect(address, Path(staged), had_own=_had_own.is_set(), **COMMON)
         try:
             yield
         finally:
@@ -148,6 +150,7 @@ def _own(resources: Resources) -> Iterator[None]:
     if resources.gpus_per_trial > 1:
         cpus = ray_train.cpus_needed(resources, cpus)
         stay_on_loopback()
+    _had_own.set()
     with _own_signals(), _loopback():
         ray.init(
             address="local",
