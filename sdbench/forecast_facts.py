@@ -92,10 +92,10 @@ def data_size(spec: TrialSpec, options: Options) -> DataSize:
 
 
 def decoded_per_s(listing: Listing, image_size: int, most: int = PROBED) -> float:
-    """Images that one processor reads, decodes and cuts a random box of in a second: of a few, evenly spread."""
+    """Images that a processor reads, decodes, and cuts and mirrors a box of in a second: of a few, evenly spread."""
     chosen = np.linspace(0, len(listing.train) - 1, min(most, len(listing.train))).round().astype(int).tolist()
     decoder = Decoder(listing.root, listing.side, image_size)
-    requests = [Request("box", (Wanted((listing.train.path(i),), ((i,),)),)) for i in chosen]
+    requests = [Request("box", (Wanted((listing.train.path(i),), ((i,),), ((i % 2 == 0,),)),)) for i in chosen]
     decoder[requests[0]]  # what is loaded for the first image only
     began = time.process_time()
     for request in requests:

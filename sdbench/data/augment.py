@@ -120,8 +120,8 @@ class Normalizer:
     def __call__(self, images: Tensor, dtype: torch.dtype) -> Tensor:
         """Images [B, S, S, 3] in [0, 255] -> [B, 3, S, S] in channels_last layout, float32 or bfloat16."""
         count, height, width, _ = images.shape
-        values = images.reshape(count, height, width * 3).float()
-        normal = torch.addcmul(self._shift, values, self._scale).to(dtype)
+        values = images.reshape(count, height, width * 3).to(torch.float32, copy=True)
+        normal = torch.addcmul(self._shift, values, self._scale, out=values).to(dtype)  # fresh memory costs time
         return normal.view(count, height, width, 3).permute(0, 3, 1, 2)
 
 

@@ -1,4 +1,4 @@
-"""Data sets streamed from image files: workers decode and crop, the device does the rest.
+"""Data sets streamed from image files: workers decode, crop and mirror, the device does the rest.
 
 Workers are told everything that is random (which images, which seed for each crop), so results do
 not depend on how many there are (``sdbench.data.loaders``).
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,15 +29,16 @@ from sdbench.errors import UserError
 
 View = Literal["native", "scaled", "central", "box"]
 """What a worker makes of an image: nothing, the whole of it at the size shown, the usual test view
-at the size shown, or a random box of it at the size shown."""
+at the size shown, or random boxes of it at the size shown, some of them mirrored."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """B images: their paths below the root and, for boxes, B seeds for each version."""
+    """B images: their paths below the root and, for boxes, of each version B seeds and whether B boxes are mirrored."""
 
     paths: tuple[str, ...]
     seeds: tuple[tuple[int, ...], ...] = ()
+    flips: tuple[tuple[bool, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,18 @@ class Decoder(Dataset[Answer | Refusal]):
             return Refusal(error.problems)
 
     def _group(self, request: Request, wanted: Wanted) -> list[Tensor]:
-        images = [self.open(self.root / path) for path in wanted.paths]
-        if request.view != "box":
-            return [_stack([self._seen(image, request.view) for image in images])]
-        return [
-            _stack([self._box(image, seed) for image, seed in zip(images, seeds, strict=True)])
-            for seeds in wanted.seeds
-        ]
+        boxed = request.view == "box"
+        made: list[list[Pixels]] = [[] for _ in (wanted.seeds if boxed else (0,))]
+        for i, path in enumerate(wanted.paths):
+            image = self.open(self.root / path)  # one at a time: fresh memory for each costs half as much as decoding
+            for version, pixels in enumerate(made):
+                shown = (
+                    self._box(image, wanted.seeds[version][i], wanted.flips[version][i])
+                    if boxed
+                    else self._seen(image, request.view)
+                )
+                pixels.append(np.asarray(shown))
+        return [torch.from_numpy(np.stack(pixels)) for pixels in made]
 
     def open(self, path: Path) -> Image.Image:
         """The decoded image. UserError where it is broken, or no longer of the size that all had."""
@@ -92,12 +98,9 @@ class Decoder(Dataset[Answer | Refusal]):
             return image
         return scaled(image, self.size) if view == "scaled" else central(image, self.size)
 
-    def _box(self, image: Image.Image, seed: int) -> Image.Image:
-        return cropped(image, augmentation.crop_box(seed, image.height, image.width), self.size)
-
-
-def _stack(images: list[Image.Image]) -> Tensor:
-    return torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+    def _box(self, image: Image.Image, seed: int, flip: bool) -> Image.Image:
+        box = cropped(image, augmentation.crop_box(seed, image.height, image.width), self.size)
+        return box.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else box
 
 
 class Requests:
@@ -112,17 +115,24 @@ class Requests:
             yield Request(self.view, groups)
 
     def _wanted(self, group: Group) -> Wanted:
-        seeds = (draw.seeds for draw in group.draws)
         paths = tuple(map(self.files.path, group.index.tolist()))
-        return Wanted(paths, tuple(tuple(s.tolist()) for s in seeds if s is not None))
+        if self.view != "box":
+            return Wanted(paths)
+        seeds = (draw.seeds for draw in group.draws)
+        flips = (draw.flips for draw in group.draws)
+        return Wanted(paths, _rows(seeds), _rows(flips))
+
+
+def _rows(drawn: Iterable[Tensor | None]) -> tuple[tuple[Any, ...], ...]:
+    return tuple(tuple(each.tolist()) for each in drawn if each is not None)
 
 
 class StreamedSet(DataSet):
     """Image files decoded when they are needed, uniform or not.
 
     Uniform images are augmented as a ``ResidentSet`` does it, to the same bits. Of others, workers
-    cut boxes (resized crops) or take the usual test view, and the device mirrors, crops and
-    normalizes. workers: processes that decode; with 0 the trial decodes between its steps.
+    cut and mirror boxes (resized crops) or take the usual test view, which the device crops and
+    mirrors; it normalizes both. workers: processes that decode; with 0 the trial decodes between its steps.
     """
 
     def __init__(
@@ -171,14 +181,12 @@ class StreamedSet(DataSet):
     def _finish(self, group: Group, decoded: list[Tensor], augment: str) -> list[Tensor]:
         """All versions of one group: from one tensor, or each from the boxes cut for it."""
         pixels = [tensor.to(self.device, non_blocking=True) for tensor in decoded]
+        if self._view(augment) == "box":
+            return pixels
         if pads(augment):
             pixels = [augmentation.pad(tensor) for tensor in pixels]
         own = torch.arange(len(group.index), device=self.device)
-        sources = pixels if len(pixels) == len(group.draws) else pixels * len(group.draws)
-        return [
-            augmentation.apply(source, own, draw, self.image_size)
-            for source, draw in zip(sources, group.draws, strict=True)
-        ]
+        return [augmentation.apply(pixels[0], own, draw, self.image_size) for draw in group.draws]
 
     def _plain(self, part: Part, positions: Tensor, batch_size: int) -> Iterator[Tensor]:
         view: View = "central" if self._side is None else "scaled"
