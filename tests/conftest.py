@@ -252,19 +252,39 @@ def open_toy(toy_trial: Callable[[str], Trial], toy_task: TinyTask) -> Callable[
     return lambda name: toy_task.session(toy_trial(name))
 
 
+def noisy_pictures(
+    root: Path,
+    train: int | tuple[int, ...],
+    val: int,
+    *,
+    classes: int = 4,
+    side: int = 16,
+    mean: int = 60,
+    step: int = 30,
+) -> Path:
+    """A folder data set of noisy images whose class is their mean colour. train, val: images of each class."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", train), ("val", val)):
+        for label in range(classes):
+            folder = root / part / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(count if isinstance(count, int) else count[label]):
+                noise = random.normal(mean + step * label, 40, (side, side, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(noise).save(folder / f"{i:03d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def make_pictures() -> Callable[..., Path]:
+    """``make_pictures(root, 16, 6)``, as ``noisy_pictures`` has it."""
+    return noisy_pictures
+
+
 class SmallWorld:
     """A folder data set of noisy images whose class is their mean colour, and a results folder."""
 
     def __init__(self, root: Path) -> None:
-        self.results, self.pictures = root / "results", root / "pictures"
-        random = np.random.default_rng(0)
-        for part, count in (("train", 20), ("val", 8)):
-            for label in range(4):
-                folder = self.pictures / part / f"class{label}"
-                folder.mkdir(parents=True)
-                for i in range(count):
-                    noise = random.normal(60 + 30 * label, 40, (8, 8, 3)).clip(0, 255).astype(np.uint8)
-                    Image.fromarray(noise).save(folder / f"{i:03d}.png")
+        self.results, self.pictures = root / "results", noisy_pictures(root / "pictures", 20, 8, side=8)
 
     def flags(self, **given: Any) -> dict[str, Any]:
         """Flags of a run on these images: resnet8, four epochs, float32."""

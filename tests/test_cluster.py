@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from sdbench import environment
 from sdbench.spec import TrialResult
@@ -81,17 +79,10 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(tmp_path_factory: pytest.TempPathFactory, make_pictures: Callable[..., Path]) -> Path:
     """A folder with images, a plug-in with a neighbour, and the results of a quiet run without Ray."""
     root = tmp_path_factory.mktemp("cluster")
-    random = np.random.default_rng(0)
-    for part, count in (("train", 16), ("val", 6)):
-        for label in range(4):
-            folder = root / "pictures" / part / f"class{label}"
-            folder.mkdir(parents=True)
-            for i in range(count):
-                noise = random.normal(60 + 30 * label, 40, (16, 16, 3)).clip(0, 255).astype(np.uint8)
-                Image.fromarray(noise).save(folder / f"{i:03d}.png")
+    make_pictures(root / "pictures", 16, 6)
     (root / "lab").mkdir()
     (root / "lab" / "toy.py").write_text(PLUGIN)
     (root / "lab" / "neighbour.py").write_text("PAUSE_S = 0.25\n")

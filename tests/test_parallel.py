@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from sdbench.account import pairing_of
@@ -40,17 +39,9 @@ WORKER = Path(__file__).parent / "parallel_worker.py"
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pictures(tmp_path_factory: pytest.TempPathFactory, make_pictures: Callable[..., Path]) -> Path:
     """85 images to train on: with batches of 12, the last one has a single image, fewer than there are shards."""
-    root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for part, counts in (("train", (21, 21, 21, 22)), ("val", (8, 8, 8, 8))):
-        for label, count in enumerate(counts):
-            folder = root / part / f"class{label}"
-            folder.mkdir(parents=True)
-            for i in range(count):
-                noise = random.normal(60 + 30 * label, 40, (8, 8, 3)).clip(0, 255).astype(np.uint8)
-                Image.fromarray(noise).save(folder / f"{i:03d}.png")
-    return root
+    return make_pictures(tmp_path_factory.mktemp("pictures"), (21, 21, 21, 22), 8, side=8)
 
 
 def planned(pictures: Path, results: Path, **given: Any) -> Plan:

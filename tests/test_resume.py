@@ -8,14 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-from PIL import Image
 
 from sdbench.spec import TrialResult
 from sdbench.store import Store
@@ -25,18 +23,9 @@ METHODS = "pskd,byot"
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pictures(tmp_path_factory: pytest.TempPathFactory, make_pictures: Callable[..., Path]) -> Path:
     """A folder data set of small noisy images whose class is their mean colour."""
-    root = tmp_path_factory.mktemp("data") / "pictures"
-    random = np.random.default_rng(0)
-    for part, count in (("train", 40), ("val", 10)):
-        for label in range(4):
-            folder = root / part / f"class{label}"
-            folder.mkdir(parents=True)
-            for i in range(count):
-                noise = random.normal(60 + 30 * label, 40, (16, 16, 3)).clip(0, 255).astype(np.uint8)
-                Image.fromarray(noise).save(folder / f"{i:03d}.png")
-    return root
+    return make_pictures(tmp_path_factory.mktemp("data") / "pictures", 40, 10)
 
 
 def command(pictures: Path, results: Path, *more: str) -> list[str]:

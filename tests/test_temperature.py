@@ -15,7 +15,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import Tensor
@@ -218,18 +217,9 @@ def test_records_from_before_scaling_load(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pictures(tmp_path_factory: pytest.TempPathFactory, make_pictures: Callable[..., Path]) -> Path:
     """A folder data set of small noisy images whose class is their mean colour."""
-    root = tmp_path_factory.mktemp("data") / "pictures"
-    random = np.random.default_rng(0)
-    for part, count in (("train", 60), ("val", 20)):
-        for label in range(3):
-            folder = root / part / f"class{label}"
-            folder.mkdir(parents=True)
-            for i in range(count):
-                noise = random.normal(90 + 8 * label, 40, (16, 16, 3)).clip(0, 255).astype(np.uint8)
-                Image.fromarray(noise).save(folder / f"{i:03d}.png")
-    return root
+    return make_pictures(tmp_path_factory.mktemp("data") / "pictures", 60, 20, classes=3, mean=90, step=8)
 
 
 def sdbench(*arguments: str) -> str:

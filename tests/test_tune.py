@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from sdbench import api, registry
@@ -48,16 +48,9 @@ class Runner:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> str:
+def pictures(tmp_path_factory: pytest.TempPathFactory, make_pictures: Callable[..., Path]) -> str:
     """Three classes of brightness, 14 images each to train on, 4 to test."""
-    root = tmp_path_factory.mktemp("data") / "shades"
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 14), ("val", 4)):
-        for k, name in enumerate(("dark", "grey", "light")):
-            (root / part / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.normal(70 + 50 * k, 40, (16, 16, 3)).clip(0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(root / part / name / f"{i}.png")
+    root = make_pictures(tmp_path_factory.mktemp("data") / "shades", 14, 4, classes=3, mean=70, step=50)
     return f"folder:{root}"
 
 

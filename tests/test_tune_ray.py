@@ -7,13 +7,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from sdbench.engine import Resources, follow, ray_search
 from sdbench.engine.follow import Follower, Told
@@ -200,17 +199,11 @@ def test_what_ray_gives_up_is_left_and_told(
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("search", ["random", "optuna"])
-def test_a_search_by_ray_tune_end_to_end(tmp_path: Path, search: str) -> None:
+def test_a_search_by_ray_tune_end_to_end(tmp_path: Path, search: str, make_pictures: Callable[..., Path]) -> None:
     """As a user types it: trials are stopped, what is left is chosen from, and the second time nothing is trained."""
     if search == "optuna":
         pytest.importorskip("optuna")
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 20), ("val", 4)):
-        for k, name in enumerate(("dark", "grey", "light")):
-            (tmp_path / "shades" / part / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.normal(80 + 40 * k, 40, (16, 16, 3)).clip(0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(tmp_path / "shades" / part / name / f"{i}.png")
+    make_pictures(tmp_path / "shades", 20, 4, classes=3, mean=80, step=40)
     words = [
         sys.executable, "-m", "sdbench", "tune", "--methods", "ce", "--trials", "5", "--epochs", "3", "--seeds", "0",
         "--search", search, "--scheduler", "asha", "--dataset", f"folder:{tmp_path / 'shades'}", "--image-size", "16",

@@ -14,10 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-from PIL import Image
 
 from sdbench.spec import TrialResult
 from sdbench.store import Store
@@ -157,18 +155,9 @@ def end(process: subprocess.Popen[str], world: World) -> None:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pictures(tmp_path_factory: pytest.TempPathFactory, make_pictures: Callable[..., Path]) -> Path:
     """Three classes of noisy images told by their mean colour."""
-    root = tmp_path_factory.mktemp("faults") / "pictures"
-    random = np.random.default_rng(0)
-    for part, count in (("train", 16), ("val", 6)):
-        for label in range(3):
-            folder = root / part / f"class{label}"
-            folder.mkdir(parents=True)
-            for i in range(count):
-                noise = random.normal(60 + 30 * label, 40, (16, 16, 3)).clip(0, 255).astype(np.uint8)
-                Image.fromarray(noise).save(folder / f"{i:03d}.png")
-    return root
+    return make_pictures(tmp_path_factory.mktemp("faults") / "pictures", 16, 6, classes=3)
 
 
 @pytest.fixture
