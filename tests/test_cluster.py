@@ -249,7 +249,7 @@ def test_all_nodes_but_the_head_die_and_one_joins_late(cluster: Cluster, start: 
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1, signal.SIGINT, signal.SIGTERM])
 def test_the_command_dies_and_is_repeated(
     cluster: Cluster, start: Callable[[str], Run], number: signal.Signals
 ) -> None:
