@@ -18,7 +18,7 @@ from pydantic import Field
 
 from sdbench.record import Count, Fraction, Record, Seconds, Value
 from sdbench.spec import Identity, Status, TrialSpec
-from sdbench.store import read_sealed, seal, write_atomic
+from sdbench.store import read_curve, read_sealed, seal, write_atomic
 from sdbench.tuning_records import Budget, Tuned, Tuning
 
 FILE = "study.json"
@@ -26,13 +26,17 @@ STOPPED = "stopped.json"
 STUDY_SCHEMA_VERSION = 1
 
 
+Ended = Status | Literal["stopped"]
+
+
 class Tried(Record):
-    """One configuration. status: "stopped" where the scheduler ended it. epochs: trained, earlier generations included.
-    validation_top1: on the held-out images, by the number of epochs done; only what was measured."""
+    """One configuration. status: "stopped" where the scheduler ended it, however far it got before it heard of that.
+    epochs: trained, earlier generations included. validation_top1: on the held-out images, by the number of epochs
+    done; only what was measured, and of a stopped trial only what the scheduler had seen."""
 
     trial_id: str
     values: dict[str, Value]
-    status: Status | Literal["stopped"]
+    status: Ended
     reason: str = ""
     epochs: Count = 0
     train_s: Seconds = 0.0
@@ -121,6 +125,12 @@ def write_study(root: Path, study: StudyResult) -> Path:
 def mark_stopped(folder: Path, scheduler: str, epochs: int) -> None:
     """Note beside a search trial that the scheduler stopped it after so many epochs."""
     write_atomic(folder / STOPPED, json.dumps({"scheduler": scheduler, "epochs": epochs}) + "\n")
+
+
+def accuracies(folder: Path) -> dict[int, float]:
+    """The top-1 on the held-out images in a search trial's curve, by the number of epochs done."""
+    lines = read_curve(folder / "curve.jsonl")
+    return {int(line["epoch"]) + 1: line["validation_top1"] for line in lines if "validation_top1" in line}
 
 
 def stopped_after(folder: Path) -> int | None:

@@ -102,14 +102,17 @@ def test_the_last_epoch_is_told_when_the_trial_is_over(tmp_path: Path, monkeypat
 
 def test_a_trial_that_is_stopped_ends_and_keeps_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake, job = FakeTrial(monkeypatch, [0.1, 0.2]), template(tmp_path)
-    (folder(job) / "checkpoint").mkdir(parents=True)
+    for name in ("checkpoint", "state"):  # the state: files of rows, gigabytes of a large data set
+        (folder(job) / name).mkdir(parents=True)
+        (folder(job) / name / "rows.bin").write_bytes(b"x")
     follower = Follower(job)
     fake.let.release()
     assert follower.next() == Told(1, 0.1)
     mark_stopped(folder(job), "asha", 1)
     follower.end()
     assert fake.stopped
-    assert not (folder(job) / "checkpoint").exists()
+    assert {path.name for path in folder(job).iterdir()} == {"curve.jsonl", "stopped.json"}
+    line(job, 1, 0.9)  # what it had got done by then, nobody had seen
     again = Follower(job)  # what was stopped stays stopped: only its curve is told
     assert [again.next(), again.next()] == [Told(1, 0.1), None]
     assert fake.started == 1
@@ -217,8 +220,11 @@ def test_a_search_by_ray_tune_end_to_end(tmp_path: Path, search: str, make_pictu
     assert study.tried[0].status == "ok"
     assert {each.status for each in study.tried} <= {"ok", "stopped"}
     for each in study.tried:
-        assert len(each.validation_top1) == each.epochs
-        assert (each.epochs == 3) == (each.status == "ok")
+        (own,) = path.glob(f"trials/*/*/*/{each.trial_id}")
+        marked = stopped_after(own)
+        assert (each.status == "stopped") == (marked is not None)  # however far it got before it heard of that
+        assert max(each.validation_top1) == (marked or 3)
+        assert each.epochs >= len(each.validation_top1)
     assert study.chosen is not None
     assert study.tried[study.chosen].status == "ok"
     before = {p: p.read_bytes() for p in (tmp_path / "r").rglob("trial.json")}

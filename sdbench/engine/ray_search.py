@@ -165,7 +165,7 @@ def _asha(ask: Ask) -> Any:
 
         def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
             action: str = super().on_trial_result(controller, trial, result)
-            if action != ASHAScheduler.STOP:
+            if action != ASHAScheduler.STOP or result[TIME] >= ask.epochs:
                 return action
             job = ask.job(trial.config)
             if job.trial.id == default:
