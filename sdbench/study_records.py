@@ -98,14 +98,17 @@ class StudyResult(Record):
 
 
 def is_over(tried: Sequence[Tried], trials: int) -> bool:
-    """Whether all of so many configurations have ended, well or not."""
-    return len(tried) >= trials and all(each.status != "interrupted" for each in tried)
+    """Whether so many configurations have ended, well or not."""
+    return len(tried) >= trials and all(each.status != "interrupted" for each in tried[:trials])
 
 
 def choose(tried: Sequence[Tried], budget: Budget) -> int | None:
-    """The place of the best configuration of a search that is over; see ``StudyResult``."""
+    """The place of the best configuration of a search that is over, among the first of its budget; see
+    ``StudyResult``."""
     epochs = budget.epochs
-    finished = [i for i, each in enumerate(tried) if each.status == "ok" and epochs in each.validation_top1]
+    finished = [
+        i for i, each in enumerate(tried[: budget.trials]) if each.status == "ok" and epochs in each.validation_top1
+    ]
     if not is_over(tried, budget.trials):
         return None
     return max(finished, key=lambda i: tried[i].validation_top1[epochs], default=None)

@@ -36,7 +36,8 @@ class Follower:
         self._told = 0
         stop = stopped_after(self._folder)
         self._last = job.trial.spec.recipe.epochs if stop is None else stop
-        over = self._store.result(job.trial) is not None or stop is not None
+        found = self._store.result(job.trial)
+        over = stop is not None or (found is not None and found.provenance.finished != job.replaces)
         self._thread = None if over else Thread(target=supervise, args=(job, self._stop), daemon=True)
         if self._thread is not None:
             self._thread.start()
