@@ -121,8 +121,8 @@ def name_of(study: Study) -> str:
 
 def ask_for(study: Study, plan: Plan, failed: Mapping[str, str] | None = None) -> Ask | None:
     """What is left of a study, with all that is known of it; None where nothing is left. A search trial that failed
-    counts as tried, unless failed ones are to be run again: all, or those of ``failed``, as in ``Ask.again``, so that of
-    two commands only one does it."""
+    counts as tried, unless failed ones are to be run again: all, or those of ``failed``, as in ``Ask.again``, so that
+    of two commands only one does it."""
     store = Store(Path(plan.results))
     store.prepare()
     drawn = study.budget.search == "random"

@@ -17,6 +17,7 @@ import pytest
 from sdbench.engine import Resources, follow, ray_search
 from sdbench.engine.follow import Follower, Told
 from sdbench.engine.job import Job
+from sdbench.engine.ray_nodes import Place
 from sdbench.engine.ray_search import Ask
 from sdbench.space import Choice, LogUniform, Uniform
 from sdbench.spec import Identity, Options, Recipe, Trial, TrialSpec
@@ -175,6 +176,43 @@ def test_optuna_starts_from_what_is_known_and_repeats(tmp_path: Path) -> None:
     assert proposals[0] == proposals[1]
     assert proposals[0][0] == {**point(3.0), "kind": "b"}
     assert all(value in space[name] for each in proposals[0] for name, value in each.items())
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("given", "asha", "optuna"),
+    [
+        ({}, None, 64),  # as many as find room
+        ({"cpus": 4}, 4, 4),
+        ({"cpus": 1}, 1, 1),
+        ({"cpus": 9, "cpus_per_trial": 4}, 2, 2),
+        ({"cpus": 100}, 100, 64),
+    ],
+)
+def test_on_a_cluster_a_search_takes_no_more_than_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, int], asha: int | None, optuna: int
+) -> None:
+    import ray
+    from ray import tune
+
+    seen: list[int | None] = []
+
+    class Noted:
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            seen.append(named["tune_config"].max_concurrent_trials)
+
+        def fit(self) -> None:
+            pass
+
+    monkeypatch.setattr(tune, "Tuner", Noted)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 64.0})
+    monkeypatch.setattr(tune, "with_parameters", lambda trainable, **named: trainable)
+    monkeypatch.setattr(tune, "with_resources", lambda trainable, needs: trainable)
+    monkeypatch.setattr(ray_search, "_optuna", lambda ask: None)
+    place, resources = Place(results="", folder=str(tmp_path), token="", versions={}), Resources(**given)
+    ray_search._fit(Ask(template(tmp_path), (point(3.0),), asha=True), resources, place)
+    ray_search._fit(Ask(template(tmp_path), (point(3.0),), space=SPACE, propose=15), resources, place)
+    assert seen == [asha, optuna]
 
 
 @pytest.mark.ray

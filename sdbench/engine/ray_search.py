@@ -97,6 +97,7 @@ def _fit(ask: Ask, resources: Resources, place: Place | None) -> None:
     share = ray_tune.share_of(resources)
     needs = {"cpu": resources.cpus_per_trial, "gpu": share}
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    limit = ray_tune.limit_of(resources, share) if place else resources.jobs
     room = int(total.get("GPU", 0) / share) if share else int(total.get("CPU", 1) // resources.cpus_per_trial)
     trainable = tune.with_resources(
         tune.with_parameters(_followed(), ask=ask, plugins=place.plugins if place else ()), needs
@@ -110,7 +111,7 @@ def _fit(ask: Ask, resources: Resources, place: Place | None) -> None:
                 num_samples=len(places) + ask.propose if ask.propose else 1,
                 search_alg=_optuna(ask) if ask.propose else None,
                 scheduler=_asha(ask) if ask.asha else None,
-                max_concurrent_trials=max(1, room) if ask.propose else None,
+                max_concurrent_trials=min(max(1, room), limit or room + 1) if ask.propose else limit,
                 reuse_actors=False,
             ),
             run_config=tune.RunConfig(
