@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sdbench import data
@@ -98,6 +99,65 @@ def test_an_image_at_the_limit_is_read_within_a_gigabyte(tmp_path: Path, bounded
     path.write_bytes(png(side, side, side))
     code = "from pathlib import Path\nprint(read_image(Path(sys.argv[1])).size)"
     assert bounded(code, path, ready="from sdbench.data.decode import read_image").strip() == f"({side}, {side})"
+
+
+VIEWED = """
+from pathlib import Path
+root, view, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+drawn = (((7,),), ((True,),)) if view == "box" else ()
+wanted = Wanted(("bad.png",), *drawn)
+answer = Decoder(root, None, size)[Request(view, (wanted,))]
+print(*answer.problems if isinstance(answer, Refusal) else {tuple(t.shape) for group in answer for t in group})
+"""
+VIEWER = "from sdbench.data.stream import Decoder, Refusal, Request, Wanted"
+
+
+@pytest.mark.parametrize(
+    ("view", "size", "width", "height", "scaled"),
+    [
+        ("central", 224, 8, 131_072, "256x4194304"),
+        ("central", 224, 131_072, 8, "4194304x256"),
+        ("central", 224, 1, 66_000, "256x16896000"),
+        ("central", 224, 16, 16_385, "256x262160"),
+        ("central", 4096, 100, 400, "4681x18724"),
+        ("scaled", 224, 1, 2**20, "224x1048576"),
+    ],
+)
+def test_a_long_narrow_image_is_not_scaled_beyond_the_limit(
+    tmp_path: Path, bounded: Any, view: str, size: int, width: int, height: int, scaled: str
+) -> None:
+    """A few kilobytes of PNG, whose test view would be cut from gigabytes."""
+    (tmp_path / "bad.png").write_bytes(png(width, height, height))
+    said = bounded(VIEWED, tmp_path, view, size, ready=VIEWER, room=2**28)
+    assert said.startswith(f"{tmp_path / 'bad.png'}: expected an image that can be shown within {MAX_PIXELS} pixels")
+    assert f"found one of {width}x{height}, for which {scaled} would be made; crop it, remove it" in said
+
+
+@pytest.mark.parametrize(
+    ("view", "size", "width", "height"),
+    [
+        ("central", 224, 16, 16_384),
+        ("central", 224, 16_384, 16),
+        ("central", 224, 4096, 16_384),
+        ("central", 224, 1, 1024),
+        ("box", 224, 1, 2**22),
+        ("box", 224, 2**22, 1),
+        ("box", 4096, 5000, 5000),
+    ],
+)
+def test_what_can_be_scaled_is_scaled_within_a_gigabyte(
+    tmp_path: Path, bounded: Any, view: str, size: int, width: int, height: int
+) -> None:
+    (tmp_path / "bad.png").write_bytes(png(width, height, height))
+    said = bounded(VIEWED, tmp_path, view, size, ready=VIEWER, room=2**30)
+    assert said.strip() == str((1, size, size, 3))
+
+
+def test_a_test_view_that_is_too_large_ends_a_trial_with_its_name(images: Any) -> None:
+    root = images()
+    (root / "val" / "a" / "long.png").write_bytes(png(131_072, 8, 8))
+    with pytest.raises(UserError, match=r"long\.png: .*131072x8, for which 4194304x256 would be made"):
+        list(data.load(f"folder:{root}", device=torch.device("cpu")).test_batches(4))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "LA", "I", "I;16", "F", "CMYK", "YCbCr"])
