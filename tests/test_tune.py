@@ -199,6 +199,17 @@ def test_the_same_command_again_trains_nothing(world: World, runner: Runner) -> 
     assert {path: path.read_bytes() for path in world.results.rglob("trial.json")} == before
 
 
+def test_where_results_are_merged_the_same_command_trains_nothing(world: World, tmp_path: Path, runner: Runner) -> None:
+    api.merge(world.results, into=tmp_path / "copy")
+    again = api.tune(**options(world.pictures, tmp_path / "copy", methods=["ls", "zipf[power=1.5]", "cals"]))
+    assert runner.specs == []
+    assert again.studies == world.done.studies
+    for study in world.done.studies:
+        assert read_study(tmp_path / "copy" / "tuning" / study.study_id) == read_study(
+            world.results / "tuning" / study.study_id
+        )
+
+
 def test_the_board_groups_by_budget_and_tells_the_choice(world: World) -> None:
     board = api.leaderboard(results=world.results)
     by_split = {table.split: table for table in board.tables}
@@ -249,8 +260,9 @@ def test_other_commands_cope(world: World, tmp_path: Path) -> None:
     page = (tmp_path / "r.html").read_text()
     assert "3 search trials per method" in page
     merged = api.merge(world.results, into=tmp_path / "copy")
-    assert merged.count("copied") == len(world.done.outcome.results)
-    assert api.merge(study, into=tmp_path / "copy" / "tuning" / study.name).count("copied") == 3
+    assert merged.count("copied") == len(world.done.outcome.results) + 4 * (3 + 1)  # four studies and their trials
+    assert merged.count("refused") == 0
+    assert api.merge(study, into=tmp_path / "copy" / "tuning" / study.name).count("already there") == 4
     shown = CliRunner().invoke(app, ["show", world.done.outcome.results[0].trial_id, "--results", str(world.results)])
     assert "held-out top-1" in shown.stdout
 
