@@ -19,12 +19,9 @@ from sdbench.protocol import HOLDOUT, SEARCH, TUNED_SPACE, Cell, Protocol, expan
 from sdbench.space import Space
 from sdbench.spec import Trial, TrialResult, digest
 from sdbench.store import DamagedRecord, Store, read_curve, read_result
-from sdbench.study_records import Ended, StudyResult, Tried, accuracies, choose, stopped_after
+from sdbench.study_records import FOLDER, Ended, StudyResult, Tried, accuracies, choose, stopped_after
 from sdbench.study_values import DECAY, LR, Point, drawn, split, values_of
 from sdbench.tuning_records import Budget
-
-FOLDER = "tuning"
-"""Below the results folder, beside the trials that boards read."""
 
 ATTEMPTS = 1000
 """Draws after which a method whose constructor refuses all of them is given up."""

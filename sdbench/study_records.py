@@ -9,7 +9,9 @@ No torch, no Ray.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,12 +20,17 @@ from pydantic import Field
 
 from sdbench.record import Count, Fraction, Record, Seconds, Value
 from sdbench.spec import Identity, Status, TrialSpec
-from sdbench.store import read_curve, read_sealed, seal, write_atomic
+from sdbench.store import DamagedRecord, read_curve, read_sealed, seal, write_atomic
 from sdbench.tuning_records import Budget, Tuned, Tuning
+
+FOLDER = "tuning"
+"""Below the results folder, beside the trials that boards read."""
 
 FILE = "study.json"
 STOPPED = "stopped.json"
 STUDY_SCHEMA_VERSION = 1
+REASON_LENGTH, MOST_ENDS = 200, 5
+"""Characters of a failed search trial's reason, and different ends, in a sentence on all."""
 
 
 Ended = Status | Literal["stopped"]
@@ -74,6 +81,16 @@ class StudyResult(Record):
         """Whether the budget is spent."""
         return is_over(self.tried, self.budget.trials)
 
+    @property
+    def fruitless_text(self) -> str:
+        """How a study ended that chose nothing, in a sentence."""
+        ends = Counter((each.status, " ".join(each.reason.split())[:REASON_LENGTH]) for each in self.tried)
+        parts = [f"{n} {status}{': ' + reason if reason else ''}" for (status, reason), n in ends.most_common()]
+        more = f"; and {len(parts) - MOST_ENDS} other ends" if len(parts) > MOST_ENDS else ""
+        who = f"{self.spec.method} on {self.spec.dataset}/{self.spec.network}"
+        count = self.budget.trials
+        return f"tuned {who}: none of its {count} search trials finished ({'; '.join(parts[:MOST_ENDS])}{more})"
+
     def counted(self, *statuses: str) -> int:
         """How many configurations ended so."""
         return sum(each.status in statuses for each in self.tried)
@@ -117,6 +134,17 @@ def choose(tried: Sequence[Tried], budget: Budget) -> int | None:
 def read_study(root: Path) -> StudyResult:
     """Read and check a study's record. Raises DamagedRecord, FileNotFoundError."""
     return read_sealed(root / FILE, StudyResult, STUDY_SCHEMA_VERSION)
+
+
+def fruitless(results: Path) -> list[str]:
+    """Sentences on the studies below a results folder that are over and chose nothing, which therefore have no row."""
+    told = []
+    for path in sorted((results / FOLDER).glob(f"*/{FILE}")):
+        with contextlib.suppress(DamagedRecord, FileNotFoundError):
+            study = read_study(path.parent)
+            if study.over and study.chosen is None:
+                told.append(study.fruitless_text)
+    return told
 
 
 def write_study(root: Path, study: StudyResult) -> Path:

@@ -49,12 +49,22 @@ def run(
     if dry_run:
         return preview(found, as_json), [], 0
     done, finals, written = carry_through(found, quiet=quiet)
-    told = [line for study in done.studies for line in lines_of(study)]
     if finals is None:
-        return "", [*told, "next: the same command again; it resumes from the checkpoints"], done.exit_code
+        return "", closing_lines(done, finals, written), done.exit_code
     results = Path(found.base.results)
     board = boards.text_of(done.outcome.results, found.base.baseline, "json" if as_json else "text", results)
-    return board.rstrip("\n"), [*told, *summary(finals, done.outcome, written)], done.exit_code
+    return board.rstrip("\n"), closing_lines(done, finals, written), done.exit_code
+
+
+def closing_lines(done: TuneOutcome, finals: Plan | None, written: Path | None) -> list[str]:
+    """What was found, what became of the trials with it, and what to type next."""
+    told = [line for study in done.studies for line in lines_of(study)]
+    if finals is None:
+        return [*told, "next: the same command again; it resumes from the checkpoints"]
+    after = summary(finals, done.outcome, written) if finals.trials else ["next: the same command again"]
+    if done.outcome.exit_code == 0 and any(study.chosen is None for study in done.studies):
+        after[-1] = "next: the same command with --rerun failed, which runs failed search trials again"
+    return told + after
 
 
 def carry_through(found: TuningPlan, *, quiet: bool) -> tuple[TuneOutcome, Plan | None, Path | None]:
@@ -73,9 +83,10 @@ def lines_of(study: StudyResult) -> list[str]:
     budget, told = study.budget, study.told
     who = f"{study.spec.method} on {study.spec.dataset}/{study.spec.network}"
     spent = f"{len(study.tried)} of {budget.trials} search trials, {study.epochs} epochs"
-    if told is None:
-        return [f"tuned {who}: {'no search trial finished' if study.over else 'the search is not over'} ({spent})"]
-    lines = [f"tuned {who}: {values_text(told.values)}; {tuned_text(told)}; {spent}"]
+    if told is not None:
+        lines = [f"tuned {who}: {values_text(told.values)}; {tuned_text(told)}; {spent}"]
+    else:
+        lines = [f"tuned {who}: {'no search trial finished' if study.over else 'the search is not over'} ({spent})"]
     bad = [f"{each.status}: {values_text(each.values)}: {each.reason}" for each in study.tried if each.reason]
     return lines + [f"  {line}" for line in bad]
 

@@ -16,7 +16,7 @@ from sdbench.protocol import tuned_rules
 from sdbench.spec import Provenance, Trial, TrialResult
 from sdbench.store import Store, append_line
 from sdbench.study import Study, make_study, read_trials
-from sdbench.study_records import mark_stopped, read_study
+from sdbench.study_records import mark_stopped, read_study, write_study
 from sdbench.study_search import ask_for, asks_for, chains_of, search_plan
 from sdbench.study_values import at
 from sdbench.tuning import TuningPlan
@@ -74,6 +74,49 @@ def test_a_killed_trial_counts_the_epochs_of_its_curve(tmp_path: Path) -> None:
     assert read_trials(study, tmp_path, study.chains).tried[1].epochs == 4
     write(study, tmp_path, trial, status="interrupted", epochs_done=0)
     assert read_trials(study, tmp_path, study.chains).tried[1].epochs == 4
+
+
+def test_a_study_is_merged_with_what_its_scheduler_stopped(tmp_path: Path) -> None:
+    """Also beside the same record, which the destination got before the mark was made, and where no record is."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    study = study_of(here, trials=4)
+    trials = [chain[-1] for chain in study.chains]
+    for trial, top1 in zip(trials[:2], (0.5, 0.6), strict=True):
+        write(study, here, trial, validation_top1=top1)
+    cut = write(study, here, trials[2], status="interrupted", epochs_done=2)
+    assert api.merge(here, into=there).count("copied") == 3
+    mark_stopped(cut, "asha", 2)
+    killed = write(study, here, trials[3], status="interrupted", epochs_done=0)
+    (killed / "trial.json").rename(killed / "started.json")
+    mark_stopped(killed, "asha", 1)
+    found = read_trials(study, here, study.chains)
+    write_study(study.root(here), found)
+    merged = api.merge(here, into=there)
+    assert merged.count("refused") == 0, merged.text
+    assert [each.status for each in found.tried] == ["ok", "ok", "stopped", "stopped"]
+    assert read_trials(study, there, study.chains) == found
+    assert read_study(study.root(there)) == read_study(study.root(here))
+    assert ask_for(study, search_plan(base_of(there).base, study)) is None
+
+
+def test_what_is_no_study_is_not_merged(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    study = study_of(here)
+    folder = write(study, here, study.chains[0][-1], validation_top1=0.5)
+    (here / "trials").mkdir(exist_ok=True)
+    (study.root(here) / "study.json").write_text("{}")
+    outside = tmp_path / "outside"
+    study.root(here).parent.joinpath("0" * 16).symlink_to(study.root(here))
+    study.root(here).parent.joinpath("notes").mkdir()
+    merged = api.merge(here, into=there)
+    assert (merged.count("copied"), merged.count("refused")) == (1, 2)
+    assert sorted(path.name for path in (there / "tuning").iterdir()) == [study.id]
+    assert (study.root(there) / folder.relative_to(study.root(here)) / "trial.json").is_file()
+    (tmp_path / "linked" / "tuning").mkdir(parents=True)
+    outside.mkdir()
+    (tmp_path / "linked" / "tuning" / study.id).symlink_to(outside)
+    assert api.merge(here, into=tmp_path / "linked").count("copied") == 0
+    assert list(outside.iterdir()) == []
 
 
 def proposal(study: Study, lr: float) -> Trial:
