@@ -26,6 +26,7 @@ from sdbench.tiny import TinyTask
 
 registry.load_builtin()
 NAMES = [name for name in registry.names() if registry.origin(name) == "built in"]
+PLUGINS = Path(__file__).parent / "plugins"
 COUPLED = {"bake", "ddgsd", "uskd", "tffd", "mixskd", "manifold_mixup", "mixup", "cutmix"}
 
 
@@ -138,6 +139,22 @@ def test_shards_are_part_of_a_trial_and_one_is_not(plan: Callable[..., Plan]) ->
     assert two.resources["gpus_per_trial"] == 2
 
 
+NEEDS_MANY = """
+import torch.nn.functional as F
+
+from sdbench import Method, register
+
+
+@register("toy_needs_many")
+class NeedsMany(Method):
+    \"\"\"Raises on fewer than 32 images.\"\"\"
+
+    def criterion(self, output, batch, progress):
+        if len(batch.labels) < 32:
+            raise ValueError("too few")
+        return {"ce": F.cross_entropy(output.logits.float(), batch.labels)}
+"""
+
 PLUGIN = """
 import torch
 import torch.nn.functional as F
@@ -184,6 +201,35 @@ def test_a_plugin_that_holds_state_has_to_say_how_it_joins(
     assert len(told) == 2
     assert "does not say how seen comes together; declare joins = {'seen': 'same'}" in told[0]
     assert "a tensor that is no buffer" in told[1]
+
+
+def test_a_plugin_that_couples_a_batch_and_does_not_say_so_is_refused(
+    plan: Callable[..., Plan], own_registry: None
+) -> None:
+    """So is one whose terms or memories join otherwise than it says; what is fine stays, and so do random numbers."""
+    given: dict[str, Any] = {"plugin": [str(PLUGINS / "broken.py"), str(PLUGINS / "toy_splits.py")]}
+    wrong = {"coupled": "term 'spread'", "coupled_gradient": "other gradients", "sum": "name it in summed_terms"}
+    wrong |= {"joins": "buffer 'steps'", "rows": "buffer 'past'"}
+    names = [f"toy_broken_{name}" for name in wrong]
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    with pytest.raises(UserError) as caught:
+        plan(methods=[*names, "toy_says_it_sums", "toy_drops", "toy_switches_modes"], gpus_per_trial="2", **given)
+    assert torch.equal(torch.rand(1), expected)
+    problems = caught.value.problems
+    assert len(problems) == len(wrong)
+    for name, problem, words in zip(names, problems, wrong.values(), strict=True):
+        assert problem.startswith(f"{name} cannot be trained on several devices: ")
+        assert words in problem
+    assert plan(methods=names, **given).trials  # on one device each all is well
+
+
+def test_a_plugin_that_cannot_be_tried_on_a_small_task_is_not_refused(
+    plan: Callable[..., Plan], own_registry: None, tmp_path: Path
+) -> None:
+    (tmp_path / "toys.py").write_text(NEEDS_MANY)
+    assert plan(methods=["toy_needs_many"], plugin=[str(tmp_path / "toys.py")], gpus_per_trial="2").trials
 
 
 def test_boards_keep_shards_apart(write_trial: Callable[..., Path], tmp_path: Path) -> None:
