@@ -12,6 +12,8 @@ from torch import nn
 
 from sdbench import Batch, registry
 from sdbench.boards import text_of
+from sdbench.comparison import compare
+from sdbench.comparison_text import render_comparison
 from sdbench.engine import Resources
 from sdbench.engine.local import slots
 from sdbench.engine.ray_train import room
@@ -238,6 +240,10 @@ def test_boards_keep_shards_apart(write_trial: Callable[..., Path], tmp_path: Pa
     text = " ".join(text_of(results, "ce", "text").split())
     assert text.count("Recipe: ") == 2
     assert text.count("each batch in 2 shards on a device each") == 1
+    titles = [line for line in text_of(results, "ce", "text").splitlines() if ", protocol " in line]
+    assert [line.endswith(", 2 processes per trial") for line in titles] == [False, True]
+    told = render_comparison(compare(results, ["ce", "ls"]), "text")
+    assert [line for line in told.splitlines() if ", protocol " in line] == titles
     lines = text_of(results, "ce", "csv").splitlines()
     assert {line.rsplit(",", 1)[1] for line in lines} == {"shards", "1", "2"}
     assert "shards" not in text_of(results[:2], "ce", "csv") + text_of(results[:2], "ce", "text")
