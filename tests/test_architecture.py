@@ -149,6 +149,7 @@ LAYERS = [
     {"sdbench.engine.job"},
     {"sdbench.cost.memory", "sdbench.cost.counts", "sdbench.cost.energy", "sdbench.cost.state"},
     {"sdbench.cost.setting"},
+    {"sdbench.coupling"},
     {"sdbench.train", "sdbench.account", "sdbench.assembly", "sdbench.session", "sdbench.kept"},
     {"sdbench.joining"},
     {"sdbench.graph"},

@@ -12,6 +12,8 @@ from torch import nn
 
 from sdbench import Batch, registry
 from sdbench.boards import text_of
+from sdbench.comparison import compare
+from sdbench.comparison_text import render_comparison
 from sdbench.engine import Resources
 from sdbench.engine.local import slots
 from sdbench.engine.ray_train import room
@@ -26,6 +28,7 @@ from sdbench.tiny import TinyTask
 
 registry.load_builtin()
 NAMES = [name for name in registry.names() if registry.origin(name) == "built in"]
+PLUGINS = Path(__file__).parent / "plugins"
 COUPLED = {"bake", "ddgsd", "uskd", "tffd", "mixskd", "manifold_mixup", "mixup", "cutmix"}
 
 
@@ -138,6 +141,22 @@ def test_shards_are_part_of_a_trial_and_one_is_not(plan: Callable[..., Plan]) ->
     assert two.resources["gpus_per_trial"] == 2
 
 
+NEEDS_MANY = """
+import torch.nn.functional as F
+
+from sdbench import Method, register
+
+
+@register("toy_needs_many")
+class NeedsMany(Method):
+    \"\"\"Raises on fewer than 32 images.\"\"\"
+
+    def criterion(self, output, batch, progress):
+        if len(batch.labels) < 32:
+            raise ValueError("too few")
+        return {"ce": F.cross_entropy(output.logits.float(), batch.labels)}
+"""
+
 PLUGIN = """
 import torch
 import torch.nn.functional as F
@@ -186,12 +205,45 @@ def test_a_plugin_that_holds_state_has_to_say_how_it_joins(
     assert "a tensor that is no buffer" in told[1]
 
 
+def test_a_plugin_that_couples_a_batch_and_does_not_say_so_is_refused(
+    plan: Callable[..., Plan], own_registry: None
+) -> None:
+    """So is one whose terms or memories join otherwise than it says; what is fine stays, and so do random numbers."""
+    given: dict[str, Any] = {"plugin": [str(PLUGINS / "broken.py"), str(PLUGINS / "toy_splits.py")]}
+    wrong = {"coupled": "term 'spread'", "coupled_gradient": "other gradients", "sum": "name it in summed_terms"}
+    wrong |= {"joins": "buffer 'steps'", "rows": "buffer 'past'"}
+    names = [f"toy_broken_{name}" for name in wrong]
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    with pytest.raises(UserError) as caught:
+        plan(methods=[*names, "toy_says_it_sums", "toy_drops", "toy_switches_modes"], gpus_per_trial="2", **given)
+    assert torch.equal(torch.rand(1), expected)
+    problems = caught.value.problems
+    assert len(problems) == len(wrong)
+    for name, problem, words in zip(names, problems, wrong.values(), strict=True):
+        assert problem.startswith(f"{name} cannot be trained on several devices: ")
+        assert words in problem
+    assert plan(methods=names, **given).trials  # on one device each all is well
+
+
+def test_a_plugin_that_cannot_be_tried_on_a_small_task_is_not_refused(
+    plan: Callable[..., Plan], own_registry: None, tmp_path: Path
+) -> None:
+    (tmp_path / "toys.py").write_text(NEEDS_MANY)
+    assert plan(methods=["toy_needs_many"], plugin=[str(tmp_path / "toys.py")], gpus_per_trial="2").trials
+
+
 def test_boards_keep_shards_apart(write_trial: Callable[..., Path], tmp_path: Path) -> None:
     folders = [write_trial(tmp_path, method, shards=k) for k in (1, 2) for method in ("ce", "ls")]
     results: list[TrialResult] = [read_result(folder / "trial.json") for folder in folders]
     text = " ".join(text_of(results, "ce", "text").split())
     assert text.count("Recipe: ") == 2
     assert text.count("each batch in 2 shards on a device each") == 1
+    titles = [line for line in text_of(results, "ce", "text").splitlines() if ", protocol " in line]
+    assert [line.endswith(", 2 processes per trial") for line in titles] == [False, True]
+    told = render_comparison(compare(results, ["ce", "ls"]), "text")
+    assert [line for line in told.splitlines() if ", protocol " in line] == titles
     lines = text_of(results, "ce", "csv").splitlines()
     assert {line.rsplit(",", 1)[1] for line in lines} == {"shards", "1", "2"}
     assert "shards" not in text_of(results[:2], "ce", "csv") + text_of(results[:2], "ce", "text")
