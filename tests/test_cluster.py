@@ -279,6 +279,26 @@ def test_the_command_dies_and_is_repeated(
     assert_whole(run)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_head_dies(cluster: Cluster, start: Callable[[str], Run]) -> None:
+    """The command ends by itself and says what is done, what is not and what to type next."""
+    address = cluster.say("add", "head", 0)
+    cluster.say("add", "first", 1)
+    run = start(address)
+    wait_for(run.in_the_middle)
+    cluster.say("kill", "head")
+    code, told = run.finish()
+    assert code == 1, told
+    assert f"the head of the cluster, {address}, is gone" in told
+    assert "of 4 trials ok" in told
+    assert "next: the same command again" in told
+    wait_for(lambda: not any(locked(run, r) for r in records(run.results).values()))
+    before = run.lines()
+    time.sleep(2)
+    assert run.lines() == before, "nothing works on"
+
+
 def locked(run: Run, record: TrialResult) -> bool:
     from filelock import FileLock, Timeout
 

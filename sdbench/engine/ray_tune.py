@@ -22,7 +22,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from sdbench.engine import Resources, Work, ray_cluster, ray_halt, ray_own, ray_train
+from sdbench.engine import Resources, Work, ray_cluster, ray_halt, ray_head, ray_own, ray_train
 from sdbench.engine.job import Job
 from sdbench.engine.ray_errand import Errand, trainable
 from sdbench.engine.ray_halt import Running, callback, fitting
@@ -125,7 +125,8 @@ def _joined(address: str) -> Iterator[None]:
         with ray_own.kept_signals():
             ray_cluster.connect(address, Path(staged), **COMMON)
         try:
-            yield
+            with ray_head.watched(ray.get_runtime_context().gcs_address, Path(staged)):
+                yield
         finally:
             ray.shutdown()
 
