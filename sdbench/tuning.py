@@ -101,7 +101,8 @@ def _base(request: Request, dataset: str, command: Sequence[str], problems: Prob
 
 def _together(plans: Sequence[Plan]) -> Plan:
     """The plans of several data sets as one. Raises UserError where two folders of images have one name."""
-    first, folders = plans[0], {}
+    first = plans[0]
+    folders: dict[str, str] = {}
     for plan in plans:
         twice = [name for name, place in plan.options.folders.items() if folders.get(name, place) != place]
         if twice:

@@ -17,7 +17,7 @@ from sdbench import environment, registry
 from sdbench.engine import Job, Resources, fence, ray_cluster, ray_nodes, shipping
 from sdbench.engine.local import run
 from sdbench.engine.ray_nodes import LOCK, TOKEN, DataNeed, Place
-from sdbench.engine.ray_tune import _limit
+from sdbench.engine.ray_tune import limit_of
 from sdbench.errors import EnvironmentProblem
 from sdbench.identity import method_source, sources
 from sdbench.spec import Identity, Options, Recipe, Trial, TrialSpec
@@ -234,7 +234,7 @@ def test_only_nodes_with_room_for_a_trial_are_asked() -> None:
     ],
 )
 def test_limits_hold_on_a_cluster_that_others_use(resources: Resources, share: float, expected: int | None) -> None:
-    assert _limit(resources, share) == expected
+    assert limit_of(resources, share) == expected
 
 
 def test_which_cluster(monkeypatch: pytest.MonkeyPatch) -> None:

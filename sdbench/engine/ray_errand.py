@@ -38,7 +38,7 @@ def trainable(config: dict[str, Any], errand: Errand) -> None:
         stop = kept.enter_context(obedient(errand.halt, job.trial.id)) if errand.halt is not None else Event()
         if errand.place is not None:
             job = job.with_plugins(kept.enter_context(unpacked(errand.place.plugins)))
-            _admit(errand.place, stop)
+            admit(errand.place, stop)
         status = None if stop.is_set() else errand.work(job, stop)
     tune.report({"status": status or "interrupted"})
 
@@ -46,7 +46,7 @@ def trainable(config: dict[str, Any], errand: Errand) -> None:
 _admitted = ""  # module state: one supervisor's process serves many trials
 
 
-def _admit(place: Place, stop: Event) -> None:
+def admit(place: Place, stop: Event) -> None:
     """Refuse to work where a node that joined after the start lacks what the others have; Tune then asks another."""
     global _admitted
     if _admitted == place.token:

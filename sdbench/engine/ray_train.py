@@ -30,7 +30,9 @@ from sdbench.engine.fence import take, watch
 from sdbench.engine.group import PATIENCE, backend, load_plugins, take_part
 from sdbench.engine.job import Job
 from sdbench.engine.ray_cluster import last_line, obedient
-from sdbench.engine.shipping import Plugin, unpacked
+from sdbench.engine.ray_errand import admit
+from sdbench.engine.ray_nodes import Place
+from sdbench.engine.shipping import unpacked
 from sdbench.engine.supervise import LOCK_POLL_S, STOP_GRACE_S, broken_off, recorded, time_is_up, write_end
 from sdbench.errors import EnvironmentProblem
 from sdbench.spec import Status, TrialResult
@@ -86,12 +88,12 @@ def room(resources: Resources, cpus: float, gpus: float) -> int:
 @dataclass(frozen=True)
 class Group:
     """How the processes of a trial are started. cpus: of each. folder: seen by every node, and removed by the command.
-    halt: which tells them to stop. plugins: on a cluster, whose nodes need not see the files that were named."""
+    halt: which tells them to stop. place: on a cluster, whose nodes may have joined late and need not see plug-ins."""
 
     cpus: int
     folder: str
     halt: Any
-    plugins: tuple[Plugin, ...] = ()
+    place: Place | None = None
 
     def work(self, job: Job, stop: Event, environ: dict[str, str] | None = None) -> Status | None:
         """Run a job to its record, as ``supervise`` does; called in the process of a Tune trial."""
@@ -132,7 +134,7 @@ def _train(job: Job, group: Group) -> tuple[str, bool]:
     on_gpus = job.options.device != "cpu" and total.get("GPU", 0) > 0
     with tempfile.TemporaryDirectory(prefix="train-", dir=group.folder, ignore_cleanup_errors=True) as scratch:
         late = Path(scratch) / "late"
-        told = {"job": job.model_dump_json(), "late": str(late), "halt": group.halt, "plugins": group.plugins}
+        told = {"job": job.model_dump_json(), "late": str(late), "halt": group.halt, "place": group.place}
         trainer = TorchTrainer(
             _part,
             train_loop_config=told,
@@ -166,9 +168,10 @@ def _part(config: dict[str, Any]) -> None:
 
     job, workers = Job.model_validate_json(config["job"]), ProcessGroup()
     with contextlib.ExitStack() as kept:
-        if config["plugins"]:
-            job = job.with_plugins(kept.enter_context(unpacked(config["plugins"])))
         stop = kept.enter_context(obedient(config["halt"], job.trial.id)) if workers.leads else Event()
+        if config["place"] is not None:
+            admit(config["place"], stop)
+            job = job.with_plugins(kept.enter_context(unpacked(config["place"].plugins)))
         result = _result(job, workers, stop, config["late"], kept)
     if result is not None and result.status != "ok":
         raise Ended(result.status)

@@ -73,7 +73,7 @@ def _together(
         halt = ray_cluster.start_halt()
         ray_halt.begin(Running(stop, halt))
         return ray_train.Group(resources.cpus_per_trial, folder, halt).work, halt
-    return ray_train.Group(resources.cpus_per_trial, place.folder, halt, place.plugins).work, halt
+    return ray_train.Group(resources.cpus_per_trial, place.folder, halt, place).work, halt
 
 
 @contextlib.contextmanager
