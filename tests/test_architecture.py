@@ -135,6 +135,8 @@ LAYERS = [
         "sdbench.engine",
         "sdbench.engine.local",
         "sdbench.engine.ray_tune",
+        "sdbench.engine.ray_own",
+        "sdbench.engine.ray_head",
         "sdbench.engine.ray_train",
         "sdbench.engine.ray_search",
         "sdbench.engine.ray_errand",
