@@ -21,11 +21,12 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from sdbench import attempts
 from sdbench.engine import Resources
 from sdbench.engine.fence import take, watch
 from sdbench.engine.group import PATIENCE, backend, load_plugins, take_part
 from sdbench.engine.job import Job
-from sdbench.engine.supervise import broken_off, recorded, time_is_up, write_end
+from sdbench.engine.supervise import broken_off, keep_log, recorded, time_is_up, write_end
 from sdbench.errors import EnvironmentProblem
 from sdbench.spec import Status, TrialResult
 from sdbench.store import Store
@@ -76,6 +77,7 @@ def work(job: Job, stop: Event, environ: dict[str, str] | None = None, *, cpus: 
         before = broken_off(store, job)
         reason, late = _train(job, cpus)
         if (found := recorded(store, job, before)) is not None:
+            keep_log(store, found, "")
             return found.status
         if late:
             return write_end(store, job, stop, "timeout", time_is_up(job), "")
@@ -123,8 +125,11 @@ def _part(config: dict[str, Any]) -> None:
     store, workers = Store(Path(job.store)), ProcessGroup()
     folder = store.folder(job.trial.spec, job.trial.id)
     with store.lock(folder) if workers.leads else contextlib.nullcontext():
-        found = store.result(job.trial) if workers.leads else None
-        done, anew = workers.gather((_stands(found, job), _replaced(found)))[0]
+        old = attempts.standing(folder) if workers.leads else None
+        done = workers.leads and _stands(store.result(job.trial), job)
+        if old and not done:
+            attempts.begin(folder, old)
+        done, anew = workers.gather((done, old))[0]
         if done:
             return
         if workers.leads:
@@ -141,12 +146,7 @@ def _part(config: dict[str, Any]) -> None:
 
 def _stands(found: TrialResult | None, job: Job) -> bool:
     """Whether the trial was finished meanwhile, by another command."""
-    return found is not None and found.provenance.finished != job.replaces
-
-
-def _replaced(found: TrialResult | None) -> str:
-    """When the finished trial was started that is to be run again; empty for none, as ``run_trial`` has it."""
-    return found.provenance.started if found is not None and found.status == "ok" else ""
+    return found is not None and found.checksums["trial.json"] != job.replaces
 
 
 def _end_when_late(limit: float, mark: str) -> None:
