@@ -27,6 +27,11 @@ def count(request: Request, problems: Problems) -> int:
         problems.found.append(f"{with_it} and --per-gpu {request.per_gpu} together; a trial has whole GPUs or a part")
     if request.compile == "graph":
         problems.found.append(f"{with_it} and --compile graph together: such steps are not captured; drop one")
+    if request.state == "disk":
+        problems.found.append(
+            f"{with_it} and --state disk together: the processes of a trial join their memories of every image, which "
+            "are not kept in files; drop one"
+        )
     gpus = None if request.address else _gpus(request.device or "auto")
     if gpus is not None and gpus < wanted:
         problems.found.append(

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from sdbench.record import Count, Fraction, Record, Seconds, Value
 from sdbench.spec import Identity, Status, TrialSpec
-from sdbench.store import read_sealed, seal, write_atomic
+from sdbench.store import read_curve, read_sealed, seal, write_atomic
 from sdbench.tuning_records import Budget, Tuned, Tuning
 
 FILE = "study.json"
@@ -26,13 +26,17 @@ STOPPED = "stopped.json"
 STUDY_SCHEMA_VERSION = 1
 
 
+Ended = Status | Literal["stopped"]
+
+
 class Tried(Record):
-    """One configuration. status: "stopped" where the scheduler ended it. epochs: trained, earlier generations included.
-    validation_top1: on the held-out images, by the number of epochs done; only what was measured."""
+    """One configuration. status: "stopped" where the scheduler ended it, however far it got before it heard of that.
+    epochs: trained, earlier generations included. validation_top1: on the held-out images, by the number of epochs
+    done; only what was measured, and of a stopped trial only what the scheduler had seen."""
 
     trial_id: str
     values: dict[str, Value]
-    status: Status | Literal["stopped"]
+    status: Ended
     reason: str = ""
     epochs: Count = 0
     train_s: Seconds = 0.0
@@ -94,14 +98,17 @@ class StudyResult(Record):
 
 
 def is_over(tried: Sequence[Tried], trials: int) -> bool:
-    """Whether all of so many configurations have ended, well or not."""
-    return len(tried) >= trials and all(each.status != "interrupted" for each in tried)
+    """Whether so many configurations have ended, well or not."""
+    return len(tried) >= trials and all(each.status != "interrupted" for each in tried[:trials])
 
 
 def choose(tried: Sequence[Tried], budget: Budget) -> int | None:
-    """The place of the best configuration of a search that is over; see ``StudyResult``."""
+    """The place of the best configuration of a search that is over, among the first of its budget; see
+    ``StudyResult``."""
     epochs = budget.epochs
-    finished = [i for i, each in enumerate(tried) if each.status == "ok" and epochs in each.validation_top1]
+    finished = [
+        i for i, each in enumerate(tried[: budget.trials]) if each.status == "ok" and epochs in each.validation_top1
+    ]
     if not is_over(tried, budget.trials):
         return None
     return max(finished, key=lambda i: tried[i].validation_top1[epochs], default=None)
@@ -121,6 +128,12 @@ def write_study(root: Path, study: StudyResult) -> Path:
 def mark_stopped(folder: Path, scheduler: str, epochs: int) -> None:
     """Note beside a search trial that the scheduler stopped it after so many epochs."""
     write_atomic(folder / STOPPED, json.dumps({"scheduler": scheduler, "epochs": epochs}) + "\n")
+
+
+def accuracies(folder: Path) -> dict[int, float]:
+    """The top-1 on the held-out images in a search trial's curve, by the number of epochs done."""
+    lines = read_curve(folder / "curve.jsonl")
+    return {int(line["epoch"]) + 1: line["validation_top1"] for line in lines if "validation_top1" in line}
 
 
 def stopped_after(folder: Path) -> int | None:

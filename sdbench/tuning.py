@@ -52,7 +52,7 @@ def plan_tuning(flags: Mapping[str, Any], command: Sequence[str] = ()) -> Tuning
     plans = [_base(request, dataset, command, problems) for dataset in request.dataset or ("glyphs",)]
     if problems.found or None in plans:
         raise UserError(list(dict.fromkeys(problems.found)))
-    base = plans[0].model_copy(update={"trials": tuple(t for plan in plans if plan for t in plan.trials)})  # type: ignore[union-attr]
+    base = _together([plan for plan in plans if plan])
     studies = _studies(_cells(base.trials), _fixed(request), budget, problems)
     problems.found += [problem for study in studies for problem in _obstacles(study)]
     if problems.found:
@@ -97,6 +97,20 @@ def _base(request: Request, dataset: str, command: Sequence[str], problems: Prob
     except UserError as error:
         problems.found += error.problems
         return None
+
+
+def _together(plans: Sequence[Plan]) -> Plan:
+    """The plans of several data sets as one. Raises UserError where two folders of images have one name."""
+    first, folders = plans[0], {}
+    for plan in plans:
+        twice = [name for name, place in plan.options.folders.items() if folders.get(name, place) != place]
+        if twice:
+            raise UserError(f"two folders of images are called {twice[0]} in records; rename one, or tune them apart")
+        folders |= plan.options.folders
+    trials = tuple({trial.id: trial for plan in plans for trial in plan.trials}.values())
+    return first.model_copy(
+        update={"trials": trials, "options": first.options.model_copy(update={"folders": folders})}
+    )
 
 
 def _cells(trials: Sequence[Trial]) -> list[Cell]:

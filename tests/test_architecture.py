@@ -123,6 +123,7 @@ LAYERS = [
     {"sdbench.cost.commands"},
     {"sdbench.cost.profile", "sdbench.cost.scaling"},
     {"sdbench.cost.request"},
+    {"sdbench.study_search"},
     {"sdbench.run"},
     {"sdbench.tuning"},
     {"sdbench.teachers", "sdbench.distill_table", "sdbench.study"},

@@ -19,7 +19,8 @@ from sdbench.errors import EnvironmentProblem, UserError
 from sdbench.joining import obstacle, undeclared_state
 from sdbench.plan import Plan, make_plan
 from sdbench.request import Request
-from sdbench.spec import TrialResult
+from sdbench.space import Choice
+from sdbench.spec import TrialResult, Value
 from sdbench.store import read_result
 from sdbench.tiny import TinyTask
 
@@ -28,16 +29,45 @@ NAMES = [name for name in registry.names() if registry.origin(name) == "built in
 COUPLED = {"bake", "ddgsd", "uskd", "tffd", "mixskd", "manifold_mixup", "mixup", "cutmix"}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_batch_is_the_sum_of_its_shards_unless_a_method_says_otherwise(name: str) -> None:
+COUPLED_SETTINGS: list[tuple[str, dict[str, Value]]] = [
+    ("sfr", {"grouping": "activation_sorted"}),
+    ("sfr", {"grouping": "activation_sorted", "emd": "sorted"}),
+    ("sfr", {"grouping": "activation_sorted", "emd": "cdf"}),
+    ("zipf", {"mask": True}),
+    ("zipf", {"mask": True, "dense": False}),
+]
+"""What relates the images of a batch to each other only where a setting is not its default."""
+
+
+def settings() -> list[tuple[str, dict[str, Value]]]:
+    """Every built-in method by default and with each other value of a setting that is no coefficient, one at a time."""
+    found: list[tuple[str, dict[str, Value]]] = [*COUPLED_SETTINGS]
+    for name in NAMES:
+        found.append((name, {}))
+        base = registry.resolve(name, "tiny", {})
+        for key, parameter in registry.parameters(registry.get(name)).items():
+            others: tuple[Value, ...] = {bool: (True, False), int: (2, 3)}.get(parameter.type, ())
+            if parameter.type is str and isinstance(parameter.range, Choice):
+                others = parameter.range.values
+            found += [(name, {key: v}) for v in others if v != base[key] and (name, {key: v}) not in found]
+    return found
+
+
+def spelled(value: object) -> str:
+    return value if isinstance(value, str) else ",".join(f"{k}={v}" for k, v in value.items())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("name", "setting"), settings(), ids=spelled)
+def test_a_batch_is_the_sum_of_its_shards_unless_a_method_says_otherwise(name: str, setting: dict[str, Value]) -> None:
     """Without BatchNorm's own coupling, in eval mode: L(batch) = sum_k (n_k / n) L(shard k), or sums as they are."""
     task = TinyTask()
-    session = task.session(task.trial(name, registry.resolve(name, "tiny", {})))
+    session = task.session(task.trial(name, registry.resolve(name, "tiny", setting)))
     method, network = session.method, session.network
     if reason := obstacle(method):
-        assert name in COUPLED, reason
+        assert name in COUPLED or (name, setting) in COUPLED_SETTINGS, reason
         return
     assert name not in COUPLED
+    assert (name, setting) not in COUPLED_SETTINGS
     assert undeclared_state(method, [*network.parameters(), *network.buffers()]) == []
     session.begin_epoch(1)
     network.double().eval()
@@ -68,6 +98,16 @@ def test_what_couples_a_batch_does_not_without_its_coefficient(name: str) -> Non
     assert obstacle(registry.get(name)(**neutral[name])) == ""
 
 
+@pytest.mark.parametrize(("name", "setting"), COUPLED_SETTINGS, ids=spelled)
+def test_what_a_setting_couples_is_refused_and_free_again_without_its_weight(
+    name: str, setting: dict[str, Value], plan: Callable[..., Plan]
+) -> None:
+    typed = ",".join(f"{key}={str(value).lower()}" for key, value in setting.items())
+    with pytest.raises(UserError, match=f"{name} cannot be trained on several devices: it .* batch"):
+        plan(methods=[f"{name}[{typed}]"], gpus_per_trial="2")
+    assert obstacle(registry.get(name)(**setting, weight=0.0)) == ""
+
+
 @pytest.fixture
 def plan(small_world: Any) -> Callable[..., Plan]:
     def make(**given: Any) -> Plan:
@@ -83,6 +123,9 @@ def test_all_problems_are_named_room(plan: Callable[..., Plan]) -> None:
     for part in ("bake cannot", "mixup cannot", "uskd cannot", "--per-gpu 2", "--compile graph", "--batch-size 15"):
         assert part in told
     assert "ce cannot" not in told
+    with pytest.raises(UserError, match="--gpus-per-trial 2 and --state disk together"):
+        plan(methods=["ce"], device="cpu", gpus_per_trial="2", state="disk")
+    assert plan(methods=["ce"], device="cpu", state="disk").options.state == "disk"
     with pytest.raises(UserError, match="expected a value in"):
         plan(gpus_per_trial="0")
 

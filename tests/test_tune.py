@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sdbench import api, registry
+from sdbench import api, data, registry
 from sdbench.boards import Filter, leaderboard
 from sdbench.cli import app
 from sdbench.data.dataset import DataSet
 from sdbench.engine.job import Job
 from sdbench.errors import EnvironmentProblem, UserError
 from sdbench.protocol import TUNED_SPACE
-from sdbench.spec import TrialResult, TrialSpec
+from sdbench.spec import Provenance, TrialResult, TrialSpec
 from sdbench.store import Store, read_result
 from sdbench.study import draw
 from sdbench.study_records import StudyResult, Tried, choose, mark_stopped, read_study, stopped_after
@@ -311,6 +311,39 @@ def test_a_search_that_is_cut_short_goes_on_and_trains_nothing_before(
     assert done.exit_code == 0
     assert "2 of 2 trials ok (2 of them done before)" in done.stderr
     assert "protocol tuned 1" in done.stdout
+
+
+def test_several_data_sets_and_networks_are_tuned_at_once(
+    tmp_path: Path, make_pictures: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each trial finds its own data, those of two folders too, whichever is named first."""
+
+    def open_only(jobs: list[Job], resources: object, stop: object) -> None:
+        for job in jobs:
+            spec, store = job.trial.spec, Store(Path(job.store))
+            facts = data.inspect(spec.dataset, job.options.place_of(spec.dataset), spec.image_size)
+            found = facts.fingerprint == job.trial.identity.data_fingerprint
+            made = Provenance(versions={}, device="cpu", cpu="c", started="2026-01-01", finished="2026-01-01")
+            top1 = 0.5 if spec.search else None
+            result = TrialResult(
+                trial_id=job.trial.id, status="ok" if found else "failed", spec=spec, identity=job.trial.identity,
+                epochs_done=1, validation_top1=top1, provenance=made,
+            )  # fmt: skip
+            store.write(result)
+
+    monkeypatch.setattr("sdbench.run.ENGINES", {"local": open_only})
+    folders = [make_pictures(tmp_path / name, 3 + i, 1, classes=3) for i, name in enumerate(("shades", "more"))]
+    names = ["glyphs", *(f"folder:{folder}" for folder in folders)]
+    given = options("", tmp_path / "r", methods="ce", trials=1, epochs=1, seeds=0, model="resnet8,preact_resnet18")
+    done = api.tune(**{**given, "dataset": names, "image_size": 32, "batch_size": 2})
+    assert {(r.spec.dataset, r.spec.network): r.status for r in done.outcome.results} == {
+        (name, network): "ok"
+        for name in ("glyphs", "folder:shades", "folder:more")
+        for network in ("resnet8", "preact_resnet18")
+    }
+    twin = make_pictures(tmp_path / "elsewhere" / "more", 3, 1, classes=3)
+    with pytest.raises(UserError, match="two folders of images are called folder:more"):
+        planned("", tmp_path, dataset=[names[2], f"folder:{twin}"])
 
 
 def planned(pictures: str, results: Path, **given: Any) -> TuningPlan:

@@ -206,7 +206,7 @@ def share_of(resources: Resources) -> float:
     return 1 / resources.per_gpu if total.get("GPU", 0) and resources.gpus != 0 else 0.0
 
 
-def _limit(resources: Resources, share: float) -> int | None:
+def limit_of(resources: Resources, share: float) -> int | None:
     """How many trials may run at once on a cluster that others use too; None for as many as find room."""
     limits = [] if resources.cpus is None else [resources.cpus // resources.cpus_per_trial]
     if resources.jobs is not None:
@@ -237,7 +237,7 @@ def _fit(errand: Errand, left: list[int], resources: Resources, name: str) -> di
     folder = errand.place.folder if errand.place else None
     share = share_of(resources)
     needs = {"cpu": resources.cpus_per_trial, "gpu": share}
-    limit = _limit(resources, share) if folder else resources.jobs
+    limit = limit_of(resources, share) if folder else resources.jobs
     if resources.gpus_per_trial > 1:
         needs, limit = {"cpu": ray_train.HEAD_CPUS}, ray_train.at_once(resources)
     trial = tune.with_resources(tune.with_parameters(trainable, errand=errand), needs)
