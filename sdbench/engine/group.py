@@ -57,7 +57,7 @@ def meeting_place(job: Job) -> Iterator[str]:
         yield folder
 
 
-def train(job: Job, stop: Callable[[], bool], anew: str, place: str) -> TrialResult:
+def train(job: Job, stop: Callable[[], bool], anew: TrialResult | None, place: str) -> TrialResult:
     """Run a trial on as many processes as it has shards; called by the first, which holds the trial's lock.
 
     anew: as ``run_trial`` has it. place: as ``meeting_place`` has it. Ends this process where another one is lost.
@@ -81,7 +81,9 @@ def train(job: Job, stop: Callable[[], bool], anew: str, place: str) -> TrialRes
         shutil.rmtree(place, ignore_errors=True)
 
 
-def take_part(job: Job, device_index: int, stop: Callable[[], bool] = lambda: False, anew: str = "") -> TrialResult:
+def take_part(
+    job: Job, device_index: int, stop: Callable[[], bool] = lambda: False, anew: TrialResult | None = None
+) -> TrialResult:
     """One process's part of a trial, once ``torch.distributed`` has joined all of them. Raises PeerLost."""
     from sdbench.train import run_trial
     from sdbench.workers import ProcessGroup
@@ -138,10 +140,11 @@ def _meet(job: Job, rank: int, meeting: Path) -> None:
     )
 
 
-def _start(job: Job, rank: int, meeting: Path, anew: str) -> subprocess.Popen[bytes]:
+def _start(job: Job, rank: int, meeting: Path, anew: TrialResult | None) -> subprocess.Popen[bytes]:
     process = subprocess.Popen([sys.executable, "-P", "-m", MODULE], stdin=subprocess.PIPE)
     assert process.stdin is not None
-    told = {"job": job.model_dump(mode="json"), "rank": rank, "meeting": str(meeting), "anew": anew}
+    old = anew and anew.model_dump(mode="json")
+    told = {"job": job.model_dump(mode="json"), "rank": rank, "meeting": str(meeting), "anew": old}
     process.stdin.write(json.dumps(told).encode() + b"\n")
     process.stdin.flush()
     return process
@@ -177,7 +180,8 @@ def main() -> None:
     load_plugins(job)
     try:
         _meet(job, rank, Path(told["meeting"]))
-        result = take_part(job, rank, anew=told["anew"])
+        old = TrialResult.model_validate(told["anew"]) if told["anew"] else None
+        result = take_part(job, rank, anew=old)
     except PeerLost as error:
         _end(str(error))
     sys.stdout.flush()

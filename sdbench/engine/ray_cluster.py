@@ -18,9 +18,9 @@ from filelock import FileLock, Timeout
 
 from sdbench.engine import ray_nodes
 from sdbench.engine.job import Job
+from sdbench.engine.process import STOP_GRACE_S
 from sdbench.engine.ray_nodes import Place
 from sdbench.engine.shipping import stage_package, variables
-from sdbench.engine.supervise import STOP_GRACE_S
 from sdbench.errors import EnvironmentProblem
 
 FOLDER = ".cluster-"

@@ -25,15 +25,17 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
+from sdbench import attempts
 from sdbench.engine import Resources
 from sdbench.engine.fence import take, watch
 from sdbench.engine.group import PATIENCE, backend, load_plugins, take_part
 from sdbench.engine.job import Job
+from sdbench.engine.process import STOP_GRACE_S
 from sdbench.engine.ray_cluster import last_line, obedient
 from sdbench.engine.ray_errand import admit
 from sdbench.engine.ray_nodes import Place
 from sdbench.engine.shipping import unpacked
-from sdbench.engine.supervise import LOCK_POLL_S, STOP_GRACE_S, broken_off, recorded, time_is_up, write_end
+from sdbench.engine.supervise import LOCK_POLL_S, broken_off, keep_log, recorded, time_is_up, write_end
 from sdbench.errors import EnvironmentProblem
 from sdbench.spec import Status, TrialResult
 from sdbench.store import Store
@@ -104,6 +106,7 @@ class Group:
             before = broken_off(store, job)
             reason, late = _patient(lambda: _train(job, self), stop)
             if (found := recorded(store, job, before)) is not None:
+                keep_log(store, found, "")
                 return found.status
             if late:
                 return write_end(store, job, stop, "timeout", time_is_up(job), "")
@@ -185,8 +188,11 @@ def _result(job: Job, workers: ProcessGroup, stop: Event, late: str, kept: conte
     folder = store.folder(job.trial.spec, job.trial.id)
     if workers.leads:
         _take_lock(store, folder, stop, kept)
-    found = store.result(job.trial) if workers.leads else None
-    done, anew = workers.gather((_stands(found, job), _replaced(found)))[0]
+    old = attempts.standing(folder) if workers.leads else None
+    done = workers.leads and _stands(store.result(job.trial), job)
+    if old and not done:
+        attempts.begin(folder, old)
+    done, anew = workers.gather((done, old))[0]
     if done:
         return None
     if workers.leads:
@@ -210,12 +216,7 @@ def _take_lock(store: Store, folder: Path, stop: Event, kept: contextlib.ExitSta
 
 def _stands(found: TrialResult | None, job: Job) -> bool:
     """Whether the trial was finished meanwhile, by another command."""
-    return found is not None and found.provenance.finished != job.replaces
-
-
-def _replaced(found: TrialResult | None) -> str:
-    """When the finished trial was started that is to be run again; empty for none, as ``run_trial`` has it."""
-    return found.provenance.started if found is not None and found.status == "ok" else ""
+    return found is not None and found.checksums["trial.json"] != job.replaces
 
 
 def _end_when_late(limit: float, mark: str) -> None:

@@ -20,13 +20,16 @@ from typing import Any
 
 from filelock import Timeout
 
+from sdbench import attempts
 from sdbench.durable import sweep
 from sdbench.engine.fence import take, watch
 from sdbench.engine.group import train
 from sdbench.engine.job import Job
-from sdbench.engine.supervise import CANNOT_WRITE, LOCK_POLL_S
+from sdbench.engine.process import CANNOT_WRITE, HOLDS, MOST_TOLD
+from sdbench.engine.supervise import LOCK_POLL_S
 from sdbench.spec import TrialResult
 from sdbench.store import Store
+from sdbench.trial_folder import AGAIN
 
 ORPHAN_GRACE_S = 3.0
 
@@ -42,14 +45,18 @@ def work(job: Job, status: int, stop: threading.Event, place: str = "") -> Trial
         with contextlib.suppress(Timeout):
             lock.acquire(timeout=LOCK_POLL_S)
     try:
-        os.write(status, b"s")  # the supervisor's clock starts here
+        os.write(status, b"\n")  # the supervisor's clock starts here
         found = store.result(job.trial)
-        if found is not None and found.provenance.finished != job.replaces:
+        if found is not None and found.checksums["trial.json"] != job.replaces:
             return found
-        watch(folder, take(folder))
+        name = take(folder)
+        os.write(status, f"{HOLDS}{name}\n".encode())
+        watch(folder, name)
         sweep(folder)
-        anew = found.provenance.started if found is not None and found.status == "ok" else ""
-        return train(job, stop.is_set, anew, place)
+        sweep(folder / AGAIN)
+        if old := attempts.standing(folder):
+            attempts.begin(folder, old)
+        return train(job, stop.is_set, old, place)
     finally:
         lock.release()
 
@@ -98,8 +105,8 @@ def main() -> None:
     try:
         work(job, status, stop, place)
     except OSError as error:  # of the results folder: what a method raises is in its record
-        print(f"the record cannot be written: {error.strerror or error}", flush=True)
-        os._exit(CANNOT_WRITE)
+        os.write(status, f"{CANNOT_WRITE}{error.strerror or error}\n".encode(errors="replace")[:MOST_TOLD])
+        os._exit(1)
     with contextlib.suppress(OSError, ValueError):  # a plug-in may have closed them
         sys.stdout.flush()
         sys.stderr.flush()
