@@ -15,6 +15,9 @@ EPOCH_LOGITS = "epoch_logits"
 STATE = "state"
 """The folder, in a trial's own, of memories of every image that are kept on disk while it trains."""
 
+REMOVED = ".removed-"
+"""Begins the name, in ``trials/``, of a trial's folder that is being deleted."""
+
 FILES = ("trial.json", "started.json", "curve.jsonl", "network.safetensors", "logits.safetensors", "log.txt")
 FOLDERS = ("checkpoint", STATE, EPOCH_LOGITS)
 
