@@ -43,9 +43,9 @@ class Plan(Record):
         return Resources(**self.resources)
 
 
-def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
+def make_plan(request: Request, command: Sequence[str] = (), *, look: bool = False) -> Plan:
     """Judge a request as a whole. Raises UserError with every problem, or EnvironmentProblem where
-    nothing is wrong with the request but the machine lacks something."""
+    nothing is wrong with the request but the machine lacks something. look: no results folder is needed."""
     problems = Problems()
     request = joined(request, problems)
     for plugin in request.plugin:
@@ -66,7 +66,8 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     iso_cost = problems.choice("iso-cost", request.iso_cost, ("true", "false"), "false") == "true"
     budget = problems.attempt(lambda: budget_for(request.budget, options.device, elsewhere=bool(request.address)))
     results = Path(request.results or "results").expanduser().absolute()
-    problems.attempt(Store(results).prepare)
+    if not look:
+        problems.attempt(Store(results).prepare)
     datasets = _datasets(request, problems)  # last: it may download, which only a sound request is worth
     recipes = _recipes(protocol, datasets, overrides, problems)
     shards.judge(resources.gpus_per_trial, variants, recipes, problems)

@@ -19,7 +19,7 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from sdbench import attempts
 from sdbench.curve_lines import read_curve, write_curve
@@ -30,7 +30,6 @@ from sdbench.durable import (
     replacing,
     set_aside,
     sync_folder,
-    temporaries,
     write_atomic,
 )
 from sdbench.errors import EnvironmentProblem
@@ -118,8 +117,7 @@ class Store:
             return None
         if not found.final or found.trial_id != trial.id:
             return None
-        taken_up = (folder / "checkpoint").is_dir() and not _sound(folder / "curve.jsonl", found)
-        return None if taken_up or attempts.begun(folder, found) else found
+        return None if begun_again(folder, found) else found
 
     def started(self, trial: Trial) -> TrialResult | None:
         """What the trial's last process wrote when it started, or None."""
@@ -197,19 +195,12 @@ class Store:
         damaged += [Damaged(folder, reason) for folder, reason in unreadable]
         return Scan(tuple(results), tuple(damaged))
 
-    def leftovers(self) -> list[Path]:
-        """Temporary files that killed processes left under this results folder, sorted; those of trials that a
-        process works on now are not among them. They are harmless, and nothing reads them."""
-        found = [*temporaries(self.root), *temporaries(self.trials)]
-        for folder in nested(self.trials, 4):
-            left = [*temporaries(folder), *temporaries(folder / AGAIN)]
-            if left:
-                with contextlib.suppress(Timeout), self.lock(folder, timeout=0):
-                    found += left
-        for folder in nested(self.root / "profiles", 3):
-            found += temporaries(folder)
-        found += [path for path in [self.trials / PROBE] if path.is_file()]
-        return sorted(set(found))
+
+def begun_again(folder: Path, result: TrialResult) -> bool:
+    """Whether a trial that has a record was being run again when its process died, so that the same command goes on
+    with it: its attempt is in ``again/``, or, of earlier versions, its curve is the new one's beside a checkpoint."""
+    older = (folder / "checkpoint").is_dir() and not _sound(folder / "curve.jsonl", result)
+    return older or attempts.begun(folder, result)
 
 
 def _sound(path: Path, result: TrialResult) -> bool:

@@ -18,6 +18,9 @@ STATE = "state"
 AGAIN = "again"
 """The folder, in a finished trial's own, of what is made while the trial is run again (``sdbench.attempts``)."""
 
+REMOVED = ".removed-"
+"""Begins the name, in ``trials/``, of a trial's folder that is being deleted."""
+
 FILES = ("trial.json", "started.json", "curve.jsonl", "network.safetensors", "logits.safetensors", "log.txt")
 FOLDERS = ("checkpoint", STATE, EPOCH_LOGITS, AGAIN)
 

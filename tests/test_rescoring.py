@@ -160,3 +160,26 @@ def test_mistakes(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no finished trial"):
         api.rescore(dataset="cifar100", results=trained)
     assert sdbench("rescore", "--results", tmp_path / "nowhere")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"logits": torch.zeros(4, 3), "labels": torch.zeros(4)},
+        {"logits": torch.zeros(4, 3), "labels": torch.full((4,), 3)},
+        {"logits": torch.zeros(4, 3), "labels": torch.full((4,), -1)},
+        {"logits": torch.zeros(4, 3), "labels": torch.zeros(5, dtype=torch.int64)},
+        {"logits": torch.zeros(4), "labels": torch.zeros(4, dtype=torch.int64)},
+        {"logits": torch.zeros(0, 3), "labels": torch.zeros(0, dtype=torch.int64)},
+        {"logits": torch.zeros(4, 3, dtype=torch.complex64), "labels": torch.zeros(4, dtype=torch.int64)},
+    ],
+    ids=["labels in float", "label K", "label -1", "a label too many", "no classes", "no images", "complex"],
+)
+def test_sealed_tensors_that_are_no_logits_hide_no_other_trial(trained: Path, tensors: dict[str, torch.Tensor]) -> None:
+    victim = sorted(trained.glob("trials/*/*/ls/*"))[0]
+    safetensors.torch.save_file(tensors, victim / "logits.safetensors")
+    Store(trained).write(read_result(victim / "trial.json"))
+    code, out, _ = sdbench("rescore", "--results", trained)
+    assert code == 1
+    assert f"damaged: {victim.name}" in out
+    assert "3 agrees" in out

@@ -21,6 +21,7 @@ from sdbench.engine import Resources, local
 from sdbench.engine.job import Job
 from sdbench.engine.worker import work
 from sdbench.errors import EnvironmentProblem
+from sdbench.housekeeping_looks import leftovers
 from sdbench.plan import make_plan
 from sdbench.request import Request
 from sdbench.run import Outcome, summary
@@ -111,7 +112,7 @@ def test_a_disk_that_fills_while_a_trial_trains(
         assert after.status == "ok"
         assert (after.metrics, after.pairing) == (reference.metrics, reference.pairing)
         assert after.checksums["network.safetensors"] == reference.checksums["network.safetensors"]
-        assert store.leftovers() == []
+        assert leftovers(store.root) == []
 
 
 def test_a_full_disk_is_named_before_training(
