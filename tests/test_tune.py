@@ -451,6 +451,61 @@ def test_draws_cover_the_space_on_its_scale(pictures: str, tmp_path: Path) -> No
     assert all(f"{point[LR]:.4g}" == f"{point[LR]:.10g}" for point in points)
 
 
+def test_what_cannot_be_set_up_on_the_network_is_drawn_again(tmp_path: Path) -> None:
+    """A resnet8 has three stages, after which manifold mixup may mix; its space is for networks of four."""
+    given = {"engine": "local", "device": "cpu", "trials": 16, "results": tmp_path}
+    depths = {}
+    for network in ("resnet8", "preact_resnet18"):
+        study = api.plan_tune(methods="manifold_mixup", model=network, **given).studies[1]
+        depths[network] = [point["depth"] for point in study.points]
+        assert len(study.points) == 16
+        again = api.plan_tune(methods="manifold_mixup", model=network, **given).studies[1]
+        assert again.points == study.points
+    assert max(depths["resnet8"]) == 3  # type: ignore[type-var]
+    assert max(depths["preact_resnet18"]) == 4  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("raised", "redrawn"),
+    [
+        ("RuntimeError('no values in a tensor without content')", False),
+        ("ValueError('not with this network')", True),
+    ],
+)
+def test_a_method_that_looks_at_values_in_setup_can_be_tuned(
+    raised: str, redrawn: bool, pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for table in ("_METHODS", "_ORIGIN"):
+        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+    plugin = tmp_path / "plugin.py"
+    name = f"picky_{str(redrawn).lower()}"
+    plugin.write_text(
+        f"""
+from sdbench import Method, register
+from sdbench.space import Uniform
+
+
+@register("{name}")
+class Picky(Method):
+    space = {{"weight": Uniform(0, 1)}}
+
+    def __init__(self, *, weight: float = 0.1) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def setup(self, task, network):
+        if self.weight > 0.5:
+            raise {raised}
+
+    def criterion(self, output, batch, progress):
+        return {{}}
+"""
+    )
+    study = planned(pictures, tmp_path, methods=name, plugin=plugin, trials=12).studies[1]
+    assert len(study.points) == 12
+    assert (max(float(point["weight"]) for point in study.points) <= 0.5) == redrawn
+
+
 def test_a_chain_of_generations_is_searched_as_a_whole(pictures: str, tmp_path: Path) -> None:
     study = planned(pictures, tmp_path, methods="ban", trials=2).studies[1]
     for chain in study.chains:
