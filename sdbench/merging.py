@@ -27,6 +27,7 @@ from sdbench.merging_copies import (
     exchange,
     held,
     keep_damaged,
+    lacks,
     move_in,
     passable,
     recover,
@@ -89,7 +90,8 @@ def merge(sources: Sequence[str], into: str | None, keep: str = "newest") -> Mer
 
     Of two records of one trial, one that finished wins over one that failed, and that over one that was interrupted.
     Between two that finished, or two that failed, ``keep`` decides: the one made last ("newest"), or first ("oldest"),
-    or the destination's, while the source's is refused ("fail"). Of two that were interrupted the one with more epochs
+    or the destination's, while the source's is refused ("fail"). A finished record without weights or logits that the
+    other one has, as bundles hold them, never replaces it. Of two that were interrupted the one with more epochs
     stays. A record that stands there already, to the byte, is left alone, but for files that it seals and lacks there.
     Damaged records, those on which a process works, and what a newer sdbench wrote are refused. Raises UserError where
     a path is no results folder or source and destination are the same, EnvironmentProblem where ``into`` cannot be
@@ -268,6 +270,8 @@ def _choose(theirs: Standing, ours: Standing, keep: str) -> tuple[Outcome, str]:
         raise Refused("the destination has another record of it; choose with --keep newest or --keep oldest")
     made, had = theirs.record.provenance.finished, ours.record.provenance.finished
     wanted = made > had if keep == "newest" else made < had
+    if wanted and theirs.rank == 2 and (missing := lacks(theirs, ours)):
+        return "already there", f"kept, as only the destination's has {', '.join(missing)[:200]}"
     return _replaced_if(wanted), f"made {made[:40]}, the destination's {had[:40]}; kept {keep}"
 
 

@@ -140,8 +140,11 @@ def source(found: Found) -> Standing:
 
 @contextmanager
 def held(folder: Path, why: str, *, source: bool = False) -> Iterator[None]:
-    """The lock of a trial's folder. Raises Refused where a process has it. A source's is taken only where the file
-    exists and can be locked: sources may be read-only."""
+    """The lock of a trial's folder. Raises Refused where a process has it, or it is a link, which locking would follow.
+    A source's is taken only where the file exists and can be locked: sources may be read-only."""
+    if (folder / ".lock").is_symlink():
+        whose = "its" if source else "the destination's"
+        raise Refused(f"{whose} .lock is a link, which is not followed; delete the link and merge again")
     with ExitStack() as stack:
         try:
             if not source or ((folder / ".lock").is_file() and os.access(folder / ".lock", os.W_OK)):
@@ -149,6 +152,12 @@ def held(folder: Path, why: str, *, source: bool = False) -> Iterator[None]:
         except Timeout:
             raise Refused(why) from None
         yield
+
+
+def lacks(one: Standing, other: Standing) -> list[str]:
+    """The tensors that another record seals and has, and that are not beside this one."""
+    sealed = [name for name in other.record.checksums if name.endswith(".safetensors") and safe_sibling(name)]
+    return [name for name in sealed if (other.folder / name).is_file() and not (one.folder / name).is_file()]
 
 
 def copied(standing: Standing, root: Path) -> Path:

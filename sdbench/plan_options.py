@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdbench import data, registry, shards
-from sdbench.engine import Resources
+from sdbench.engine import Resources, ray_cluster
 from sdbench.environment import choose_device, public_command
 from sdbench.errors import UserError
 from sdbench.protocol import Protocol
@@ -82,6 +82,14 @@ def _compile(request: Request, device: str, problems: Problems) -> str:
     if wanted == "graph" and not request.address and choose_device(device).type != "cuda":
         problems.found.append("--compile graph: a CUDA graph needs a GPU; leave it out, or see `sdbench doctor`")
     return wanted
+
+
+def joined(request: Request, problems: Problems) -> Request:
+    """The request with the address of the cluster that its trials go to, from ``--address`` or RAY_ADDRESS."""
+    if request.engine == "local" and request.address:
+        problems.found.append(f"--engine local and --address {request.address} together: only Ray joins; drop one")
+    address = None if request.engine == "local" else problems.attempt(lambda: ray_cluster.chosen(request.address))
+    return request.model_copy(update={"address": address})
 
 
 def resources_of(request: Request, problems: Problems) -> Resources:

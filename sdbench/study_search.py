@@ -148,9 +148,9 @@ def ask_for(study: Study, plan: Plan, failed: Mapping[str, str] | None = None) -
 
 
 def _failed(store: Store, trial: Trial) -> str:
-    """When a search trial that failed did so; empty for all others."""
+    """The seal of the record of a search trial that failed; empty for all others."""
     found = None if stopped_after(store.folder(trial.spec, trial.id)) is not None else store.result(trial)
-    return found.provenance.finished if found is not None and found.status != "ok" else ""
+    return found.checksums["trial.json"] if found is not None and found.status != "ok" else ""
 
 
 def _results_of(plan: Plan) -> Path:

@@ -87,6 +87,28 @@ def test_a_record_that_does_not_follow_from_its_logits(trained: Path) -> None:
     assert api.validate(trained).errors == ()
 
 
+def test_no_damage_is_vouched_for(trained: Path) -> None:
+    """A record that is written keeps the checksums of the files beside it: what was changed since stays noticed."""
+    victim = sorted(trained.glob("trials/*/*/ls/*"))[0]
+    changed(victim, top1=0.25)
+    before, store = read_result(victim / "trial.json").checksums, Store(trained)
+    assert store.teaches(victim.name)
+    data = bytearray((victim / "network.safetensors").read_bytes())
+    data[-500] ^= 4
+    (victim / "network.safetensors").write_bytes(data)
+    with (victim / "curve.jsonl").open("a") as curve:
+        curve.write('{"epoch": 4, "top1": 0.99}\n')
+    (victim / "epoch_logits" / "epoch-0003.safetensors").write_bytes(b"never made by this trial")
+    assert sdbench("rescore", "--write", "--results", trained)[0] == 0
+    after = read_result(victim / "trial.json")
+    assert after.rescored_from == before["trial.json"]
+    assert {**after.checksums, "trial.json": ""} == {**before, "trial.json": ""}
+    assert not store.teaches(victim.name)
+    told = str(api.validate(trained).errors)
+    assert "network.safetensors" in told
+    assert "curve.jsonl" in told
+
+
 def test_metrics_are_those_of_the_logits(tmp_path: Path, write_trial: Writer) -> None:
     """Four images, three right: by hand."""
     folder = write_trial(tmp_path, "ce", 0)

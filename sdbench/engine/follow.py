@@ -37,7 +37,7 @@ class Follower:
         stop = stopped_after(self._folder)
         self._last = job.trial.spec.recipe.epochs if stop is None else stop
         found = self._store.result(job.trial)
-        over = stop is not None or (found is not None and found.provenance.finished != job.replaces)
+        over = stop is not None or (found is not None and found.checksums["trial.json"] != job.replaces)
         self._thread = None if over else Thread(target=supervise, args=(job, self._stop), daemon=True)
         if self._thread is not None:
             self._thread.start()

@@ -19,8 +19,9 @@ from typing import Any
 
 from sdbench.engine import Resources, ray_halt, ray_tune
 from sdbench.engine.job import Job
+from sdbench.engine.ray_errand import admit
 from sdbench.engine.ray_nodes import Place
-from sdbench.engine.shipping import Plugin, unpacked
+from sdbench.engine.shipping import unpacked
 from sdbench.space import Choice, LogUniform, Space
 from sdbench.spec import Trial
 from sdbench.store import Store
@@ -99,9 +100,7 @@ def _fit(ask: Ask, resources: Resources, place: Place | None) -> None:
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     limit = ray_tune.limit_of(resources, share) if place else resources.jobs
     room = int(total.get("GPU", 0) / share) if share else int(total.get("CPU", 1) // resources.cpus_per_trial)
-    trainable = tune.with_resources(
-        tune.with_parameters(_followed(), ask=ask, plugins=place.plugins if place else ()), needs
-    )
+    trainable = tune.with_resources(tune.with_parameters(_followed(), ask=ask, place=place), needs)
     places = range(len(ask.points))
     with tempfile.TemporaryDirectory(prefix="sdbench-tune-") as scratch:
         tuner = tune.Tuner(
@@ -132,15 +131,15 @@ def _followed() -> Any:
     from ray import tune
 
     class Followed(tune.Trainable):
-        def setup(self, config: dict[str, Any], ask: Ask | None = None, plugins: tuple[Plugin, ...] = ()) -> None:
+        def setup(self, config: dict[str, Any], ask: Ask | None = None, place: Place | None = None) -> None:
             from sdbench.engine.follow import Follower
 
             assert ask is not None, "handed over by with_parameters"
             self.kept = contextlib.ExitStack()
             job = ask.job(config)
-            if plugins:  # on a cluster, whose nodes need not see the files that were named
-                here = self.kept.enter_context(unpacked(plugins))
-                job = job.model_copy(update={"options": job.options.model_copy(update={"plugins": here})})
+            if place is not None:  # a cluster, whose nodes need not see the files that were named
+                admit(place, Event())
+                job = job.with_plugins(self.kept.enter_context(unpacked(place.plugins)))
             self.follower = Follower(job)
             self.epochs = ask.epochs
 
