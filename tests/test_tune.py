@@ -28,7 +28,7 @@ from sdbench.study_values import at, values_of
 from sdbench.train import run_trial
 from sdbench.tuning import TuningPlan, plan_tuning
 from sdbench.tuning_records import Budget
-from sdbench.tuning_run import TuneOutcome, carry_through, closing_lines
+from sdbench.tuning_run import TuneOutcome, carry_through, closing_lines, preview
 
 LR, DECAY = "recipe.lr", "recipe.weight_decay"
 BUDGET: dict[str, Any] = {"epochs": 2, "split": "holdout-0.1", "lr": 0.1, "weight_decay": 0.0005}
@@ -544,6 +544,22 @@ def test_variants_that_would_share_a_row_are_refused(methods: str, who: str, pic
     assert all(who in problem for problem in caught.value.problems)
     studies = planned(pictures, tmp_path, methods="zipf,zipf[power=1.5]").studies
     assert [set(study.space) - {LR, DECAY} for study in studies] == [set(), {"weight", "power"}, {"weight"}]
+
+
+@pytest.mark.parametrize("search", ["random", "optuna"])
+def test_a_dry_run_says_what_search_and_trials_need(
+    search: str, pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if search == "optuna":
+        pytest.importorskip("ray")
+        monkeypatch.setattr("sdbench.engine.ray_search.optuna_available", lambda: True)
+    given = options(pictures, tmp_path, methods="ls", search=search, engine="local" if search == "random" else "ray")
+    found = api.plan_tune(**given)
+    told = json.loads(preview(found, as_json=True))["forecast"]
+    needs = sorted((need["method"], need["trials"]) for need in told["needs"])
+    assert needs == [("ce", 2), ("ce", 3), ("ls", 2), ("ls", 3)]  # three search trials, two seeds
+    assert told["disk_bytes"] > 0
+    assert "disk" in preview(found, as_json=False)
 
 
 def test_only_what_tune_offers_is_run_again(pictures: str, tmp_path: Path) -> None:
