@@ -13,7 +13,7 @@ from sdbench.data.loaders import spare_workers
 from sdbench.data.streams import derive_seed
 from sdbench.errors import UserError
 from sdbench.joining import refuse_apart
-from sdbench.method import Task
+from sdbench.method import Method, Task
 from sdbench.network import Network
 from sdbench.session import Session
 from sdbench.shelf import Mode, RowFiles, Shelf
@@ -162,3 +162,24 @@ def _refuse_shared(method: nn.Module, network: nn.Module) -> None:
             f"the method holds the network's own parameter {shared[0]} as if it were auxiliary. In setup(), keep a "
             "bound method such as network.classify, or network.frozen_copy(), not the network or a module of it"
         )
+
+
+def without_content(
+    spec: TrialSpec, num_classes: int, num_train: int, image_size: int, shelf: Shelf | None = None
+) -> tuple[Network, Method]:
+    """A trial's network and its method, set up on tensors that have a shape and no content: in no memory and at once.
+    Raises whatever the method raises: RuntimeError, too, where it looks at values that are not there."""
+    with torch.device("meta"):
+        network = models.build(spec.network, num_classes, image_size)
+        method = registry.build(spec.method, spec.params)
+        task = Task(
+            num_classes=num_classes,
+            num_train=num_train,
+            batch_size=spec.recipe.batch_size,
+            epochs=spec.recipe.epochs,
+            teacher=network.frozen_copy() if method.taught else None,
+            generator=torch.Generator("cpu"),
+            shelf=shelf,
+        )
+        method.setup(task, network)
+    return network, method

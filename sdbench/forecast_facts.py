@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sdbench import data, environment, models, registry
+from sdbench import data, environment
+from sdbench.assembly import without_content
 from sdbench.cost import archive
 from sdbench.data.augment import pad_width
 from sdbench.data.listing import Listing, facts_of
@@ -22,7 +23,6 @@ from sdbench.forecast_records import Forecast
 from sdbench.holdings import bytes_of, tensors_of
 from sdbench.leaderboard_costs import Hardware
 from sdbench.leaderboard_profiles import index_profiles
-from sdbench.method import Task
 from sdbench.plan import Plan
 from sdbench.rows import RowFile
 from sdbench.shelf import Shelf, free_memory
@@ -113,22 +113,10 @@ class _Counter(Shelf):
 
 
 def holdings(spec: TrialSpec, size: DataSize) -> Holdings:
-    """What a method holds on a data set of this size: it is set up on tensors that have no content."""
+    """What a method holds on a data set of this size."""
     shelf = _Counter(Path())
-    with torch.device("meta"):
-        network = models.build(spec.network, size.num_classes, size.image_size)
-        method = registry.build(spec.method, spec.params)
-        teacher = network.frozen_copy() if method.taught else None
-        task = Task(
-            num_classes=size.num_classes,
-            num_train=size.num_train - round(size.num_train * spec.holdout),
-            batch_size=spec.recipe.batch_size,
-            epochs=spec.recipe.epochs,
-            teacher=teacher,
-            generator=torch.Generator("cpu"),
-            shelf=shelf,
-        )
-        method.setup(task, network)
+    num_train = size.num_train - round(size.num_train * spec.holdout)
+    network, method = without_content(spec, size.num_classes, num_train, size.image_size, shelf)
     own = [*network.parameters(), *network.buffers()]
     trained = [p for p in method.parameters() if p.requires_grad]
     return Holdings(

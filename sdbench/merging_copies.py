@@ -187,8 +187,7 @@ def copied(standing: Standing, root: Path) -> Path:
 
 
 def _unsealed(standing: Standing) -> list[str]:
-    """Files that no checksum covers and that are wanted: the log, a scheduler's mark, and what an interrupted trial
-    goes on from."""
+    """Files without a checksum that are wanted: the log, a scheduler's mark, what an interrupted trial goes on from."""
     if standing.name == PROFILE:
         return []
     names = list(BESIDE)

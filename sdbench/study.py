@@ -15,7 +15,8 @@ from random import Random
 
 from sdbench import registry
 from sdbench.errors import UserError
-from sdbench.protocol import HOLDOUT, SEARCH, TUNED_SPACE, Cell, Protocol, expand
+from sdbench.method import Method
+from sdbench.protocol import HOLDOUT, PROTOCOLS, SEARCH, TUNED, TUNED_SPACE, Cell, Protocol, expand
 from sdbench.space import Space
 from sdbench.spec import Trial, TrialResult, digest
 from sdbench.store import DamagedRecord, Store, read_curve, read_result
@@ -24,7 +25,10 @@ from sdbench.study_values import DECAY, LR, Point, drawn, split, values_of
 from sdbench.tuning_records import Budget
 
 ATTEMPTS = 1000
-"""Draws after which a method whose constructor refuses all of them is given up."""
+"""Draws after which a method that refuses all of them is given up."""
+
+STAND_IN, SIDE = (10, 1000), 32
+"""Classes and training images of a data set that stands for all, and the side of its images in pixels."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def make_study(cell: Cell, rules: Protocol, fixed: Sequence[str], budget: Mappin
     """The study of a method variant on one data set and network. cell: at the default point. rules: protocol ``tuned``
     there. fixed: hyper-parameters that keep the cell's value. budget: trials, search, scheduler and seed.
 
-    Raises UserError where the method's constructor refuses whatever is drawn.
+    Raises UserError where the method refuses whatever is drawn.
     """
     recipe = cell.recipe
     given = {"epochs": recipe.epochs, "split": HOLDOUT, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
@@ -87,21 +91,22 @@ def own_space(method: str) -> dict[str, Space]:
 
 
 def draw(cell: Cell, space: Mapping[str, Space], count: int, seed: int) -> list[Point]:
-    """Configurations of a random search, each value from its own stream; those that the method's constructor refuses
-    are drawn again. Raises UserError where it refuses a thousand in a row."""
+    """Configurations of a random search, each value from its own stream; those that the method's constructor refuses,
+    or its ``setup`` on the network, are drawn again. Raises UserError where they refuse a thousand in a row."""
     streams = {
         name: Random(f"{seed}/{name}" if name in TUNED_SPACE else f"{seed}/{cell.method}/{name}") for name in space
     }
     own = [name for name in space if name not in TUNED_SPACE]
+    asked = fits(cell, {})  # else what is refused is the data set that stands for all
     points: list[Point] = []
     for _ in range(count):
         recipe = {name: drawn(space[name], streams[name], 0.0) for name in space if name in TUNED_SPACE}
         for _ in range(ATTEMPTS):
             values = {name: drawn(space[name], streams[name], cell.params[name]) for name in own}
-            if accepted(cell, values):
+            if accepted(cell, values) and (not asked or fits(cell, values)):
                 break
         else:
-            raise UserError(f"tune {cell.method}: its constructor refuses {ATTEMPTS} draws from its space in a row")
+            raise UserError(f"tune {cell.method}: it refuses {ATTEMPTS} draws from its space in a row")
         points.append({**recipe, **values})
     return points
 
@@ -111,6 +116,25 @@ def accepted(cell: Cell, values: Point) -> bool:
     try:
         registry.build(cell.method, {**cell.params, **values})
     except Exception:  # a plug-in's constructor may raise anything to refuse
+        return False
+    return True
+
+
+def fits(cell: Cell, values: Point) -> bool:
+    """Whether the method can be set up on the network with these values, as far as shapes tell: a depth, for example,
+    that the network has not. Asked on a data set that stands for all, so that draws do not depend on the machine."""
+    from sdbench.assembly import without_content
+
+    if type(registry.build(cell.method, {**cell.params, **values})).setup is Method.setup:
+        return True
+    spec = expand(
+        [cell.model_copy(update={"params": {**cell.params, **values}})], PROTOCOLS[TUNED], [0], baseline=False
+    )
+    try:
+        without_content(spec[-1].spec, *STAND_IN, cell.image_size or SIDE)
+    except RuntimeError:  # it looks at values, which tensors without content have not
+        return True
+    except Exception:  # a plug-in's setup may raise anything to refuse
         return False
     return True
 

@@ -10,9 +10,11 @@ from typing import Any
 
 from sdbench import boards
 from sdbench.commands import carry_out
+from sdbench.forecast_facts import forecast_of
 from sdbench.leaderboard_tuning import tuned_text, values_text
 from sdbench.plan import Plan
 from sdbench.run import Outcome, summary
+from sdbench.spec import Trial
 from sdbench.store import Store
 from sdbench.study_records import StudyResult
 from sdbench.study_search import chains_of, is_over, search
@@ -92,7 +94,8 @@ def lines_of(study: StudyResult) -> list[str]:
 
 
 def preview(found: TuningPlan, as_json: bool) -> str:
-    """What a search would do: per study its space and how many of its trials are over, and the trials that follow."""
+    """What a search would do: per study its space and how many of its trials are over, and the trials that follow. What
+    they need is told as for a run, at the default points; that ASHA stops trials is not foreseen."""
     rows = []
     for study in found.studies:
         store, cell = Store(study.root(Path(found.base.results))), study.cell
@@ -111,8 +114,10 @@ def preview(found: TuningPlan, as_json: bool) -> str:
                 "seeds": found.seeds,
             }
         )
+    needs = forecast_of(found.base, [*_searched(found), *found.base.trials])
     if as_json:
-        return json.dumps({"studies": rows, "engine": found.base.engine}, indent=1)
+        told = {"studies": rows, "engine": found.base.engine, "forecast": needs.model_dump(mode="json")}
+        return json.dumps(told, indent=1)
     lines = []
     for row in rows:
         space = ", ".join(f"{name} {each}" for name, each in row["space"].items())  # type: ignore[attr-defined]
@@ -120,5 +125,20 @@ def preview(found: TuningPlan, as_json: bool) -> str:
             f"{row['method']} on {row['dataset']}/{row['network']}: {row['trials']} search trials of {row['epochs']} "
             f"epochs, {row['over']} of them over; {space}"
         )
+    lines += needs.lines
     lines.append(f"then {len(found.studies)} methods with {len(found.seeds)} seeds each; nothing was started")
     return "\n".join(lines)
+
+
+def _searched(found: TuningPlan) -> list[Trial]:
+    """The search trials that are not over, each at the default point, which the others hardly differ from in what they
+    need; but for chains of several generations, of which each has its length."""
+    left = []
+    for study in found.studies:
+        store, chains = Store(study.root(Path(found.base.results))), chains_of(study, Path(found.base.results))
+        default = chains[0][-1]
+        for chain in chains:
+            if not is_over(store, chain[-1]):
+                left += chain if len(chain) > 1 else [default]
+        left += [default] * (study.budget.trials - len(chains))
+    return left

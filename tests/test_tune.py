@@ -28,7 +28,7 @@ from sdbench.study_values import at, values_of
 from sdbench.train import run_trial
 from sdbench.tuning import TuningPlan, plan_tuning
 from sdbench.tuning_records import Budget
-from sdbench.tuning_run import TuneOutcome, carry_through, closing_lines
+from sdbench.tuning_run import TuneOutcome, carry_through, closing_lines, preview
 
 LR, DECAY = "recipe.lr", "recipe.weight_decay"
 BUDGET: dict[str, Any] = {"epochs": 2, "split": "holdout-0.1", "lr": 0.1, "weight_decay": 0.0005}
@@ -451,6 +451,61 @@ def test_draws_cover_the_space_on_its_scale(pictures: str, tmp_path: Path) -> No
     assert all(f"{point[LR]:.4g}" == f"{point[LR]:.10g}" for point in points)
 
 
+def test_what_cannot_be_set_up_on_the_network_is_drawn_again(tmp_path: Path) -> None:
+    """A resnet8 has three stages, after which manifold mixup may mix; its space is for networks of four."""
+    given = {"engine": "local", "device": "cpu", "trials": 16, "results": tmp_path}
+    depths = {}
+    for network in ("resnet8", "preact_resnet18"):
+        study = api.plan_tune(methods="manifold_mixup", model=network, **given).studies[1]
+        depths[network] = [point["depth"] for point in study.points]
+        assert len(study.points) == 16
+        again = api.plan_tune(methods="manifold_mixup", model=network, **given).studies[1]
+        assert again.points == study.points
+    assert max(depths["resnet8"]) == 3  # type: ignore[type-var]
+    assert max(depths["preact_resnet18"]) == 4  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("raised", "redrawn"),
+    [
+        ("RuntimeError('no values in a tensor without content')", False),
+        ("ValueError('not with this network')", True),
+    ],
+)
+def test_a_method_that_looks_at_values_in_setup_can_be_tuned(
+    raised: str, redrawn: bool, pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for table in ("_METHODS", "_ORIGIN"):
+        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+    plugin = tmp_path / "plugin.py"
+    name = f"picky_{str(redrawn).lower()}"
+    plugin.write_text(
+        f"""
+from sdbench import Method, register
+from sdbench.space import Uniform
+
+
+@register("{name}")
+class Picky(Method):
+    space = {{"weight": Uniform(0, 1)}}
+
+    def __init__(self, *, weight: float = 0.1) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def setup(self, task, network):
+        if self.weight > 0.5:
+            raise {raised}
+
+    def criterion(self, output, batch, progress):
+        return {{}}
+"""
+    )
+    study = planned(pictures, tmp_path, methods=name, plugin=plugin, trials=12).studies[1]
+    assert len(study.points) == 12
+    assert (max(float(point["weight"]) for point in study.points) <= 0.5) == redrawn
+
+
 def test_a_chain_of_generations_is_searched_as_a_whole(pictures: str, tmp_path: Path) -> None:
     study = planned(pictures, tmp_path, methods="ban", trials=2).studies[1]
     for chain in study.chains:
@@ -489,6 +544,22 @@ def test_variants_that_would_share_a_row_are_refused(methods: str, who: str, pic
     assert all(who in problem for problem in caught.value.problems)
     studies = planned(pictures, tmp_path, methods="zipf,zipf[power=1.5]").studies
     assert [set(study.space) - {LR, DECAY} for study in studies] == [set(), {"weight", "power"}, {"weight"}]
+
+
+@pytest.mark.parametrize("search", ["random", "optuna"])
+def test_a_dry_run_says_what_search_and_trials_need(
+    search: str, pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if search == "optuna":
+        pytest.importorskip("ray")
+        monkeypatch.setattr("sdbench.engine.ray_search.optuna_available", lambda: True)
+    given = options(pictures, tmp_path, methods="ls", search=search, engine="local" if search == "random" else "ray")
+    found = api.plan_tune(**given)
+    told = json.loads(preview(found, as_json=True))["forecast"]
+    needs = sorted((need["method"], need["trials"]) for need in told["needs"])
+    assert needs == [("ce", 2), ("ce", 3), ("ls", 2), ("ls", 3)]  # three search trials, two seeds
+    assert told["disk_bytes"] > 0
+    assert "disk" in preview(found, as_json=False)
 
 
 def test_only_what_tune_offers_is_run_again(pictures: str, tmp_path: Path) -> None:
