@@ -44,8 +44,8 @@ class Plan(Record):
 
 
 def make_plan(request: Request, command: Sequence[str] = (), *, look: bool = False) -> Plan:
-    """Judge a request as a whole. Raises UserError with every problem, or EnvironmentProblem where
-    nothing is wrong with the request but the machine lacks something. look: no results folder is needed."""
+    """Judge a request as a whole. Raises UserError with every problem, or EnvironmentProblem where nothing is wrong
+    with the request but the machine lacks something. look: no results folder is needed."""
     problems = Problems()
     request = joined(request, problems)
     for plugin in request.plugin:
