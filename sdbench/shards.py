@@ -103,7 +103,13 @@ def _settings_kept() -> Iterator[None]:
 def _share_out(shards: int, name: str, params: Mapping[str, Value], batch_size: int, problems: Problems) -> None:
     method = registry.build(name, dict(params))
     labelled = anchors_per_step(batch_size, method.partners, method.partners_in_batch)
-    if labelled % shards:
+    if labelled < 2 * shards:
+        problems.found.append(
+            f"--gpus-per-trial {shards}: of the {labelled} labelled images of a batch of {batch_size} each process would "
+            f"have fewer than two, which BatchNorm takes; take a larger one, such as --batch-size {2 * shards}, or a "
+            "smaller K"
+        )
+    elif labelled % shards:
         nearest = max(1, round(batch_size / shards)) * shards
         problems.found.append(
             f"--gpus-per-trial {shards}: the {labelled} labelled images of a batch of {batch_size} cannot be shared "
