@@ -8,7 +8,7 @@ that, agree exactly. Not covered: whether the logits are those of the trial, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -114,7 +114,9 @@ def _write(store: Store, old: TrialResult, new: TrialResult) -> State:
             before = old.checksums["trial.json"]
             if read_result(folder / "trial.json").checksums["trial.json"] != before:
                 return "busy"  # written by another process meanwhile
-            store.write(new.model_copy(update={"rescored_from": before}))
+            if sha256(folder / LOGITS) != old.checksums[LOGITS]:
+                return "busy"  # so were its logits
+            store.reseal(new.model_copy(update={"rescored_from": before}))
     except Timeout:
         return "busy"
     return "written"
@@ -136,11 +138,26 @@ def _scores(path: Path, checksum: str, result: TrialResult) -> tuple[Metrics, Sc
         tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
     except SafetensorError as error:
         raise ValueError(f"its logits cannot be read: {error}") from error
-    logits, labels = tensors["logits"].float(), tensors["labels"]
+    logits, labels = _set(tensors, "")
     scaled = result.scaled
     if scaled is not None and "validation_logits" in tensors:
-        scaled = after_temperature(logits, labels, tensors["validation_logits"].float(), tensors["validation_labels"])
+        scaled = after_temperature(logits, labels, *_set(tensors, "validation_"))
     return evaluate(logits, labels), scaled
+
+
+def _set(tensors: Mapping[str, Tensor], which: str) -> tuple[Tensor, Tensor]:
+    """Logits [V, K] in float32 and their labels [V], V > 0. Raises ValueError where they are none."""
+    logits, labels = tensors[f"{which}logits"], tensors[f"{which}labels"]
+    shaped = logits.ndim == 2 and logits.numel() > 0 and labels.shape == logits.shape[:1]
+    if not (shaped and logits.is_floating_point()):
+        raise ValueError(f"its {which}logits {list(logits.shape)} and labels {list(labels.shape)} are none")
+    if (
+        labels.is_floating_point()
+        or labels.is_complex()
+        or not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]
+    ):
+        raise ValueError(f"its {which}labels are no numbers of classes")
+    return logits.float(), labels.long()
 
 
 def _values(result: TrialResult) -> Iterator[tuple[str, float]]:

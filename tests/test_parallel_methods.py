@@ -259,6 +259,41 @@ def test_places_of_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert room(Resources(gpus_per_trial=2), cpus=64, gpus=7) == 3
     assert room(Resources(gpus_per_trial=2, gpus=4), cpus=64, gpus=8) == 2
     assert room(Resources(gpus_per_trial=2), cpus=3, gpus=0) == 1
+    assert room(Resources(gpus_per_trial=2), cpus=2, gpus=0) == 1, "it fits exactly"
+    assert room(Resources(gpus_per_trial=4), cpus=4, gpus=4) == 1
+    assert room(Resources(gpus_per_trial=2, cpus=4), cpus=64, gpus=0) == 2, "--cpus is kept"
+    assert room(Resources(gpus_per_trial=2, cpus=5, cpus_per_trial=2), cpus=64, gpus=8) == 1
+    assert room(Resources(gpus_per_trial=2, cpus=1), cpus=64, gpus=0) == 1, "as for trials of one process"
     assert room(Resources(gpus_per_trial=4, gpus=0), cpus=9, gpus=8) == 2
     with pytest.raises(EnvironmentProblem, match="2 CPUs and a GPU each"):
         room(Resources(gpus_per_trial=4, cpus_per_trial=2), cpus=64, gpus=2)
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_a_cluster_is_judged_by_its_own_devices(
+    plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """More GPUs than there are here, and a graph: a cluster may have them, whichever way it was named."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    given = {"address": "10.0.0.1:6379"} if how == "option" else {}
+    if how == "variable":
+        monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    found = plan(methods=["ls"], engine="auto", device="cuda", gpus_per_trial="2", **given)
+    assert (found.engine, found.resources["address"]) == ("ray", "10.0.0.1:6379")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert plan(methods=["ls"], engine="ray", device="auto", compile="graph", **given).options.compile == "graph"
+    monkeypatch.setattr("sdbench.engine.ray_tune.available", lambda: False)
+    with pytest.raises(EnvironmentProblem, match=r"--address 10.0.0.1:6379: Ray is not installed; pip install"):
+        plan(methods=["ls"], engine="auto", **given)
+
+
+def test_only_ray_joins_a_cluster(plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"--engine local and --address auto together.*drop one"):
+        plan(methods=["ls"], engine="local", address="auto")
+    with pytest.raises(UserError, match=r"ray://h:10001: Tune does not work through Ray clients"):
+        plan(methods=["ls"], engine="ray", address="ray://h:10001")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert plan(methods=["ls"], engine="local").resources["address"] is None
+    assert plan(methods=["ls"], engine="ray", address="local").resources["address"] is None
