@@ -103,7 +103,14 @@ def _settings_kept() -> Iterator[None]:
 def _share_out(shards: int, name: str, params: Mapping[str, Value], batch_size: int, problems: Problems) -> None:
     method = registry.build(name, dict(params))
     labelled = anchors_per_step(batch_size, method.partners, method.partners_in_batch)
-    if labelled % shards:
+    if labelled < 2 * shards:
+        least = 2 * shards * max(1, batch_size // labelled)
+        problems.found.append(
+            f"--gpus-per-trial {shards}: of the {labelled} labelled images of a batch of {batch_size} a process would "
+            f"have fewer than two, too few for BatchNorm; give a larger batch, such as --batch-size {least}, or "
+            "fewer devices"
+        )
+    elif labelled % shards:
         nearest = max(1, round(batch_size / shards)) * shards
         problems.found.append(
             f"--gpus-per-trial {shards}: the {labelled} labelled images of a batch of {batch_size} cannot be shared "

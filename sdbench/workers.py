@@ -26,19 +26,29 @@ class PeerLost(RuntimeError):
 
 @dataclass(frozen=True)
 class Shard:
-    """Part ``rank``, from 0, of ``size`` equal contiguous parts of every batch."""
+    """Part ``rank``, from 0, of ``size`` equal contiguous parts of every batch.
+
+    A last batch may be short. Where it has fewer than two images for each part, only as many parts as can have two
+    get any, the last ones: BatchNorm cannot normalize one value per channel, which is all that a single image has
+    where maps are 1 x 1. A batch of one image is one image, as it is for one process.
+    """
 
     rank: int = 0
     size: int = 1
 
     def bounds(self, rows: int) -> tuple[int, int]:
         """First row and the one behind the last, of a batch of ``rows``: where these cannot be shared out evenly, as
-        in a short last batch, sizes differ by one at most, and with fewer rows than shards some are empty.
+        in a short last batch, sizes of parts that have any differ by one at most.
 
-        >>> [Shard(rank, 3).bounds(8) for rank in range(3)], Shard(0, 2).bounds(1)
-        ([(0, 2), (2, 5), (5, 8)], (0, 0))
+        >>> [Shard(rank, 3).bounds(8) for rank in range(3)], [Shard(rank, 3).bounds(4) for rank in range(3)]
+        ([(0, 2), (2, 5), (5, 8)], [(0, 0), (0, 2), (2, 4)])
+        >>> [Shard(rank, 2).bounds(2) for rank in range(2)], [Shard(rank, 2).bounds(1) for rank in range(2)]
+        ([(0, 0), (0, 2)], [(0, 0), (0, 1)])
         """
-        return rows * self.rank // self.size, rows * (self.rank + 1) // self.size
+        parts = min(self.size, max(1, rows // 2))
+        number = max(0, self.rank - (self.size - parts))
+        last = max(0, self.rank + 1 - (self.size - parts))
+        return rows * number // parts, rows * last // parts
 
     def positions(self, count: int, step: int) -> Tensor:
         """Which of ``count`` rows in batches of ``step`` belong to this shard, ascending; int64."""

@@ -103,6 +103,13 @@ def rows_of(batch: Batch, rows: slice) -> Batch:
 Reached = tuple[dict[str, Tensor], dict[str, Tensor], list[float]]
 
 
+def shards_of(count: int, size: int) -> list[slice]:
+    """Equal parts of a batch; of a short one, parts of at least two images, by hand."""
+    sizes = {(1, 2): [0, 1], (1, 3): [0, 0, 1], (2, 2): [0, 2]}.get((count, size), [count // size] * size)
+    assert sum(sizes) == count
+    return [slice(sum(sizes[:k]), sum(sizes[: k + 1])) for k in range(size)]
+
+
 def reference(trial: Trial, plan: Plan, size: int, precision: str) -> Reached:
     """One process that accumulates the gradients of ``size`` shards, by hand: the weights and the method's state at
     the end, and the mean loss of each epoch."""
@@ -110,32 +117,32 @@ def reference(trial: Trial, plan: Plan, size: int, precision: str) -> Reached:
     if precision == "double":
         session = runpy.run_path(str(WORKER))["in_double"](session)
     network, method, data = session.network, session.method, session.data
+    epochs, batch_size = trial.spec.recipe.epochs, trial.spec.recipe.batch_size
     apart = "own" in method.joins.values()
     shards = Shards(network, method, size, apart=apart)
     trained = [*network.parameters(), *(p for p in method.parameters() if p.requires_grad)]
     speeds: list[Tensor | None] = [None] * len(trained)
     losses = []
-    for epoch in range(EPOCHS):
-        rate = RATE * (0.1 if epoch >= 0.5 * EPOCHS else 1) * (0.1 if epoch >= 0.75 * EPOCHS else 1)
+    for epoch in range(epochs):
+        rate = RATE * (0.1 if epoch >= 0.5 * epochs else 1) * (0.1 if epoch >= 0.75 * epochs else 1)
         network.train()
         for own in shards.methods:
             own.train()
-            own.before_epoch(epoch, EPOCHS)
+            own.before_epoch(epoch, epochs)
         batches = data.epoch(
-            epoch, stream=trial.spec.stream, batch_size=BATCH, augment=trial.spec.recipe.augment,
+            epoch, stream=trial.spec.stream, batch_size=batch_size, augment=trial.spec.recipe.augment,
             views=method.views, partners=method.partners,
         )  # fmt: skip
-        total, steps = 0.0, -(-data.num_train // BATCH)
+        total, steps = 0.0, -(-data.num_train // batch_size)
         for step, batch in enumerate(batches):
             count = len(batch.labels)
             for parameter in trained:
                 parameter.grad = None
-            for k in range(size):
-                rows = slice(count * k // size, count * (k + 1) // size)
+            for k, rows in enumerate(shards_of(count, size)):
                 if rows.start == rows.stop:
                     continue
                 shards.put(shards.kept[k])
-                progress = torch.tensor((epoch * steps + step) / (EPOCHS * steps))
+                progress = torch.tensor((epoch * steps + step) / (epochs * steps))
                 share = (rows.stop - rows.start) / count
                 terms = shards.methods[k].loss(network, rows_of(batch, rows), progress)
                 loss = sum(t if n in method.summed_terms else share * t for n, t in terms.items())
@@ -157,7 +164,8 @@ def reference(trial: Trial, plan: Plan, size: int, precision: str) -> Reached:
             if method.wants_validation:
                 network.eval()
                 pairs = [
-                    (network(images).logits.float(), labels) for images, labels in data.validation_batches(4 * BATCH)
+                    (network(images).logits.float(), labels)
+                    for images, labels in data.validation_batches(4 * batch_size)
                 ]
                 network.train()
                 method.after_validation(torch.cat([z for z, _ in pairs]), torch.cat([y for _, y in pairs]))
@@ -222,6 +230,24 @@ def test_shards_on_processes_equal_shards_in_turn(trained: Trained, size: int, p
     for name, value in state.items():
         if "num_batches" not in name:
             torch.testing.assert_close(saved[name], value, atol=most, rtol=most, msg=f"{method}: {name}")
+
+
+def test_a_short_batch_leaves_no_process_a_single_image(
+    tmp_path: Path, make_pictures: Callable[..., Path], deterministic: None
+) -> None:
+    """Maps of ResNet-18 at 8 pixels are 1 x 1 in the end: BatchNorm has one value per image, and needs two."""
+    pictures = make_pictures(tmp_path / "pictures", 10, 2, side=8)
+    given: dict[str, Any] = {"methods": ["ce"], "model": ["resnet18"], "batch_size": "38", "epochs": "1"}
+    plan = planned(pictures, tmp_path / "results", gpus_per_trial="2", **given)
+    [result] = train_together(plan, tmp_path / "told", 2, precision="double")
+    assert (result.status, result.reason) == ("ok", "")
+    weights, _, losses = reference(plan.trials[0], plan, 2, "double")
+    folder = Store(Path(plan.results)).folder(plan.trials[0].spec, result.trial_id)
+    ours = safetensors.torch.load_file(folder / "network.safetensors")
+    for name, value in weights.items():
+        if "num_batches" not in name:
+            torch.testing.assert_close(ours[name].double(), value, atol=1e-6, rtol=1e-6, msg=name)  # steep for two
+    np.testing.assert_allclose([line["loss"] for line in read_curve(folder / "curve.jsonl")], losses, atol=1e-6)
 
 
 def test_resumed_equals_uninterrupted_to_the_bit(pictures: Path, tmp_path: Path, deterministic: None) -> None:

@@ -131,6 +131,9 @@ def test_all_problems_are_named_room(plan: Callable[..., Plan]) -> None:
     assert plan(methods=["ce"], device="cpu", state="disk").options.state == "disk"
     with pytest.raises(UserError, match="expected a value in"):
         plan(gpus_per_trial="0")
+    with pytest.raises(UserError, match=r"fewer than two, .* such as --batch-size 32"):
+        plan(methods=["ce"], gpus_per_trial="16", device="cpu")
+    assert plan(methods=["ce"], gpus_per_trial="8", device="cpu").trials
 
 
 def test_shards_are_part_of_a_trial_and_one_is_not(plan: Callable[..., Plan]) -> None:
