@@ -143,8 +143,7 @@ def held(folder: Path, why: str, *, source: bool = False) -> Iterator[None]:
     """The lock of a trial's folder. Raises Refused where a process has it, or it is a link, which locking would follow.
     A source's is taken only where the file exists and can be locked: sources may be read-only."""
     if (folder / ".lock").is_symlink():
-        whose = "its" if source else "the destination's"
-        raise Refused(f"{whose} .lock is a link, which is not followed; delete the link and merge again")
+        raise Refused(("its" if source else "the destination's") + " .lock is a link; delete it and merge again")
     with ExitStack() as stack:
         try:
             if not source or ((folder / ".lock").is_file() and os.access(folder / ".lock", os.W_OK)):

@@ -222,7 +222,7 @@ def test_what_another_command_finished_meanwhile_is_not_trained_again(
         for trial in plan.trials:
             finish(trial, 1)
     trained: list[int] = []
-    monkeypatch.setattr(worker, "train", lambda job, stop, anew: trained.append(job.trial.spec.seed))
+    monkeypatch.setattr(worker, "train", lambda job, *_: trained.append(job.trial.spec.seed))
     nowhere = os.open(os.devnull, os.O_WRONLY)
 
     def engine(jobs: list[Job], resources: object, stop: threading.Event) -> None:
