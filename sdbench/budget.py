@@ -164,7 +164,7 @@ class Meter:
 def _read_ledger(path: Path) -> float:
     try:
         seconds = float(json.loads(read_plain(path, 1000))["seconds"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, OverflowError, TypeError, KeyError, RecursionError):
         return 0.0
     return seconds if 0 <= seconds < 1e12 else 0.0
 

@@ -126,20 +126,27 @@ def _scores(path: Path, checksum: str, result: TrialResult) -> tuple[Metrics, Sc
     from safetensors import SafetensorError
 
     from sdbench.evaluate import evaluate
+    from sdbench.report.reliability import MAX_BYTES
     from sdbench.temperature import rescore as after_temperature
 
     if path.is_symlink():
         raise ValueError("its logits are a link, which is not followed")
     if sha256(path) != checksum:
         raise ValueError("its logits changed after the record was written")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"its logits are larger than {MAX_BYTES} bytes")
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
     except SafetensorError as error:
         raise ValueError(f"its logits cannot be read: {error}") from error
-    logits, labels = tensors["logits"].float(), tensors["labels"]
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() != name.endswith("logits") or tensor.is_complex():
+            raise ValueError(f"its logits cannot be read: {name} has type {tensor.dtype}")
+    logits, labels = tensors["logits"].float(), tensors["labels"].long()
     scaled = result.scaled
     if scaled is not None and "validation_logits" in tensors:
-        scaled = after_temperature(logits, labels, tensors["validation_logits"].float(), tensors["validation_labels"])
+        held_out = tensors["validation_logits"].float(), tensors["validation_labels"].long()
+        scaled = after_temperature(logits, labels, *held_out)
     return evaluate(logits, labels), scaled
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sdbench.bounded import read_plain
 from sdbench.record import Count, Fraction, Record, Seconds, Value
 from sdbench.spec import Identity, Status, TrialSpec
 from sdbench.store import read_sealed, seal, write_atomic
@@ -23,6 +24,7 @@ from sdbench.tuning_records import Budget, Tuned, Tuning
 
 FILE = "study.json"
 STOPPED = "stopped.json"
+MAX_STOPPED_BYTES = 1000
 STUDY_SCHEMA_VERSION = 1
 
 
@@ -126,7 +128,7 @@ def mark_stopped(folder: Path, scheduler: str, epochs: int) -> None:
 def stopped_after(folder: Path) -> int | None:
     """The epochs after which the scheduler stopped a search trial; None where it did not."""
     try:
-        said = json.loads((folder / STOPPED).read_bytes())
+        said = json.loads(read_plain(folder / STOPPED, MAX_STOPPED_BYTES))
         return int(said["epochs"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, OverflowError, TypeError, KeyError, RecursionError):
         return None

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import NamedTuple
 
+from sdbench.curve_lines import accuracies
 from sdbench.engine.job import Job
 from sdbench.engine.supervise import supervise
 from sdbench.store import Store, read_curve
@@ -49,11 +50,11 @@ class Follower:
         last = self._job.trial.spec.recipe.epochs
         while True:
             running = self.running  # before the curve is read: what is written afterwards is read next time
-            lines = [line for line in read_curve(self._folder / "curve.jsonl") if "validation_top1" in line]
-            new = [line for line in lines if int(line["epoch"]) + 1 > self._told]
-            if new and (int(new[0]["epoch"]) + 1 < last or not running):
-                self._told = int(new[0]["epoch"]) + 1
-                return Told(self._told, float(new[0]["validation_top1"]))
+            found = accuracies(read_curve(self._folder / "curve.jsonl"), "validation_top1")
+            new = [epochs for epochs in found if epochs > self._told]
+            if new and (new[0] < last or not running):
+                self._told = new[0]
+                return Told(new[0], found[new[0]])
             if not running:
                 return None
             time.sleep(POLL_S)
