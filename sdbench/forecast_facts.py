@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sdbench import data, environment, models, registry
+from sdbench import data, environment, models, protocol, registry
 from sdbench.cost import archive
 from sdbench.data.augment import pad_width
 from sdbench.data.listing import Listing, facts_of
@@ -23,12 +23,15 @@ from sdbench.forecast_records import Forecast
 from sdbench.holdings import bytes_of, tensors_of
 from sdbench.leaderboard_costs import Hardware
 from sdbench.leaderboard_profiles import index_profiles
-from sdbench.method import Task
+from sdbench.method import Method, Task
+from sdbench.network import Network
 from sdbench.plan import Plan
 from sdbench.rows import RowFile
 from sdbench.shelf import Shelf, free_memory
 from sdbench.spec import Options, Trial, TrialSpec
 
+MAX_REASON = 200
+"""Characters of what a plug-in says of its failure."""
 PROBED = 50
 """Images that are decoded to see how fast that is."""
 
@@ -55,12 +58,15 @@ def machine_of(plan: Plan, spec: TrialSpec) -> Machine:
         threads=spec.threads,
         packed=options.packed,
     )
+    at_once = 1 if plan.resources.get("address") else max(1, len(slots(plan.typed_resources())))
     return Machine(
         hardware=Hardware(name, environment.cpu_model(), spec.threads, torch_version),
         free_memory=environment.steady(free_memory(device)),
         free_disk=environment.steady(shutil.disk_usage(plan.results).free),
-        at_once=1 if plan.resources.get("address") else max(1, len(slots(plan.typed_resources()))),
+        at_once=at_once,
         workers=spare if options.workers is None else options.workers,
+        processors=environment.cpu_count(),
+        sharing=min(at_once, plan.typed_resources().per_gpu) if device.type == "cuda" else at_once,
     )
 
 
@@ -114,23 +120,26 @@ class _Counter(Shelf):
 
 
 def holdings(spec: TrialSpec, size: DataSize) -> Holdings:
-    """What a method holds on a data set of this size: it is set up on tensors that have no content."""
+    """What a method holds on a data set of this size: it is set up on tensors that have no content. Where that fails,
+    as for a plug-in whose ``setup`` looks at values, it is unknown."""
     shelf = _Counter(Path())
     with torch.device("meta"):
         network = models.build(spec.network, size.num_classes, size.image_size)
-        method = registry.build(spec.method, spec.params)
-        teacher = network.frozen_copy() if method.taught else None
-        task = Task(
-            num_classes=size.num_classes,
-            num_train=size.num_train - round(size.num_train * spec.holdout),
-            batch_size=spec.recipe.batch_size,
-            epochs=spec.recipe.epochs,
-            teacher=teacher,
-            generator=torch.Generator("cpu"),
-            shelf=shelf,
-        )
-        method.setup(task, network)
     own = [*network.parameters(), *network.buffers()]
+    try:
+        method = _set_up(spec, size, network, shelf)
+    except Exception as error:  # a plug-in's constructor and setup may raise anything
+        traits = protocol.traits(spec.method, spec.params)
+        told = (str(error).strip().splitlines() or [""])[0][:MAX_REASON]
+        return Holdings(
+            weight_bytes=bytes_of(own),
+            auxiliary_bytes=0,
+            state_bytes=0,
+            row_bytes=0,
+            per_image=1 + traits.partners,
+            validates=traits.wants_validation,
+            unknown=f"it cannot be set up on tensors without content ({type(error).__name__}: {told})",
+        )
     trained = [p for p in method.parameters() if p.requires_grad]
     return Holdings(
         weight_bytes=bytes_of(own),
@@ -140,3 +149,19 @@ def holdings(spec: TrialSpec, size: DataSize) -> Holdings:
         per_image=1 + method.partners,
         validates=method.wants_validation,
     )
+
+
+def _set_up(spec: TrialSpec, size: DataSize, network: Network, shelf: Shelf) -> Method:
+    with torch.device("meta"):
+        method = registry.build(spec.method, spec.params)
+        task = Task(
+            num_classes=size.num_classes,
+            num_train=size.num_train - round(size.num_train * spec.holdout),
+            batch_size=spec.recipe.batch_size,
+            epochs=spec.recipe.epochs,
+            teacher=network.frozen_copy() if method.taught else None,
+            generator=torch.Generator("cpu"),
+            shelf=shelf,
+        )
+        method.setup(task, network)
+    return method
