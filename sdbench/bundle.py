@@ -6,15 +6,18 @@ which ``sdbench validate`` and ``sdbench merge`` take. The same records give the
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from sdbench.bounded import read_plain
+from sdbench.curve_lines import MAX_CURVE_BYTES
 from sdbench.errors import EnvironmentProblem, UserError
 from sdbench.housekeeping import trial_folders
 from sdbench.housekeeping_removal import looked_at
 from sdbench.spec import Count, Record, TrialResult
-from sdbench.store import replacing, sha256
+from sdbench.store import replacing
 
 FILES = ("trial.json", "curve.jsonl")
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -74,10 +77,14 @@ def _chosen(root: Path, chosen: Callable[[TrialResult], bool], left: list[str]) 
 def _add(archive: zipfile.ZipFile, root: Path, path: Path, record: TrialResult, left: list[str]) -> None:
     """One file, if it is what the record seals."""
     place = path.relative_to(root).as_posix()
+    try:
+        content = None if path.is_symlink() else read_plain(path, MAX_CURVE_BYTES)
+    except OSError:
+        content = None
     sealed = record.checksums.get(path.name)
-    if path.name != "trial.json" and (path.is_symlink() or not path.is_file() or sha256(path) != sealed):
+    if content is None or (path.name != "trial.json" and hashlib.sha256(content).hexdigest() != sealed):
         left.append(f"{place}: not there, or changed after the record was written")
         return
     entry = zipfile.ZipInfo(place, EPOCH)
     entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-    archive.writestr(entry, path.read_bytes())
+    archive.writestr(entry, content)

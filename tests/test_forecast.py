@@ -250,10 +250,8 @@ class Own(Method):
     ],
 )
 def test_a_plugin_that_needs_real_tensors_is_told_of(
-    name: str, init: str, setup: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, init: str, setup: str, told: str, tmp_path: Path, own_registry: None
 ) -> None:
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
-    monkeypatch.setattr(registry, "_ORIGIN", dict(registry._ORIGIN))
     (tmp_path / f"{name}.py").write_text(PLUGIN.format(name=name, init=init, setup=setup))
     options: Any = {
         "methods": name, "plugin": tmp_path / f"{name}.py", "model": "resnet8", "results": tmp_path / "results",

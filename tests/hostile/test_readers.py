@@ -201,6 +201,15 @@ def test_what_an_unpacker_stumbles_over_is_unsafe(tmp_path: Path) -> None:
             unpack(tmp_path / "archive", tmp_path / f"into-{packing}", 2**20)
 
 
+@pytest.mark.parametrize("kind", ODD_FILES)
+def test_an_odd_curve_is_not_exported(
+    results: Path, folders: list[Path], tmp_path: Path, kind: str, odd_file: Odd, bounded: Any
+) -> None:
+    odd_file(folders[0] / "curve.jsonl", kind)
+    code = "print(len(api.export(results=sys.argv[1], output=sys.argv[2]).left))"
+    assert bounded(code, results, tmp_path / "out.zip", ready="from sdbench import api").strip() == "1"
+
+
 LONG = "x" * 300
 
 
