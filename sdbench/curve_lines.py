@@ -46,7 +46,7 @@ def _counts(line: dict[str, Any]) -> bool:
     return isinstance(epoch, int) and epoch >= 0
 
 
-def accuracies(lines: Iterable[dict[str, Any]], name: str) -> dict[int, float]:
+def shares(lines: Iterable[dict[str, Any]], name: str) -> dict[int, float]:
     """A share of images, in [0, 1], by the number of epochs done, of the lines that have it."""
     return {
         line["epoch"] + 1: float(line[name])

@@ -72,7 +72,7 @@ def machine_of(plan: Plan, spec: TrialSpec) -> Machine:
 
 def data_size(spec: TrialSpec, options: Options) -> DataSize:
     """What of a trial's data set decides what it needs."""
-    location = Path(options.data_dir) if options.data_dir else None
+    location = options.place_of(spec.dataset)
     listing = data.listed(spec.dataset, location)
     if listing is None:
         facts = data.inspect(spec.dataset, location, spec.image_size)

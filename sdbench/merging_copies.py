@@ -19,6 +19,7 @@ from sdbench.cost.records import PROFILE_SCHEMA_VERSION, ProfileResult
 from sdbench.errors import EnvironmentProblem
 from sdbench.spec import SCHEMA_VERSION, TrialResult
 from sdbench.store import EPOCH_LOGITS, DamagedRecord, Store, read_sealed, sync_folder
+from sdbench.study_records import STOPPED
 from sdbench.trial_folder import STATE
 from sdbench.validation_files import PROFILE, STARTED, TREES, TRIAL, Found
 from sdbench.validation_profile import expected_ids
@@ -32,7 +33,7 @@ CHUNK = 2**20
 MAX_NAME = 200
 """Characters of a name that becomes a folder."""
 
-BESIDE = ("log.txt",)
+BESIDE = ("log.txt", STOPPED)
 UNSEALED = ("curve.jsonl", "checkpoint", STATE, EPOCH_LOGITS)
 """What an interrupted trial goes on from; its record seals none of it."""
 
@@ -177,7 +178,8 @@ def copied(standing: Standing, root: Path) -> Path:
 
 
 def _unsealed(standing: Standing) -> list[str]:
-    """Files that no checksum covers and that are wanted: the log, and what an interrupted trial goes on from."""
+    """Files that no checksum covers and that are wanted: the log, a scheduler's mark, and what an interrupted trial
+    goes on from."""
     if standing.name == PROFILE:
         return []
     names = list(BESIDE)

@@ -25,6 +25,9 @@ _ORIGIN: dict[str, str] = {}
 _loading = "plug-in"
 _builtin_loaded = False
 
+PLUGIN = "sdbench_plugin_"
+"""Beginning of the names of the modules that plug-in files become."""
+
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -195,7 +198,7 @@ def load_plugin(path: str | Path) -> ModuleType:
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise UserError(f"plug-in {path}: no such file; give the path of a Python file")
-    module_name = f"sdbench_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    module_name = f"{PLUGIN}{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     if module_name in sys.modules:
         return sys.modules[module_name]
     spec = importlib.util.spec_from_file_location(module_name, file)

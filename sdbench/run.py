@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from types import FrameType
@@ -18,6 +18,7 @@ from filelock import Timeout
 from sdbench import environment
 from sdbench.budget import Meter, Spending, watched
 from sdbench.engine import Engine, Job, local, ray_tune
+from sdbench.engine.ray_head import last_words
 from sdbench.errors import EnvironmentProblem
 from sdbench.plan import Plan
 from sdbench.progress import AUTOMATIC, Monitor, Reporter, Shown, label
@@ -98,7 +99,8 @@ def execute(plan: Plan, *, quiet: bool = False, shown: Shown = AUTOMATIC) -> Out
     if waiting:
         monitor = Monitor(waiting, store, verbose=shown.verbose)
         reporter = Reporter(monitor, sys.stderr, quiet=quiet, shown=shown)
-        with signals() as caught, reporter, watched(meter, caught.stop):
+        parting = last_words(lambda: _tell_what_is_left(plan, store, outcome))
+        with signals() as caught, reporter, watched(meter, caught.stop), parting:
             for wave in waves(waiting):
                 jobs = [job_of(plan, store, trial) for trial in wave if _has_teacher(plan, store, trial)]
                 ENGINES[plan.engine](jobs, plan.typed_resources(), caught.stop)
@@ -107,12 +109,24 @@ def execute(plan: Plan, *, quiet: bool = False, shown: Shown = AUTOMATIC) -> Out
                     break
             outcome.signal = caught.number
     outcome.spending = meter.look(working=bool(waiting)) if meter else None
+    return _looked_up(plan, store, outcome)
+
+
+def _looked_up(plan: Plan, store: Store, outcome: Outcome) -> Outcome:
+    """The outcome with every trial's record, or its absence."""
     for trial in plan.trials:
         try:
             outcome.results.append(read_result(store.folder(trial.spec, trial.id) / "trial.json"))
         except (FileNotFoundError, DamagedRecord):
             outcome.missing.append(trial)
     return outcome
+
+
+def _tell_what_is_left(plan: Plan, store: Store, outcome: Outcome) -> None:
+    """The closing lines of a run that ends at once."""
+    settle(store, plan.trials)
+    for line in summary(plan, _looked_up(plan, store, replace(outcome, results=[], missing=[])), None):
+        print(line, file=sys.stderr)
 
 
 def meter_of(plan: Plan, store: Store) -> Meter | None:

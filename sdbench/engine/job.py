@@ -1,5 +1,7 @@
 """What a trial's process is told."""
 
+from __future__ import annotations
+
 from sdbench.spec import Options, Record, Trial
 
 
@@ -14,3 +16,7 @@ class Job(Record):
     options: Options
     store: str
     replaces: str = ""
+
+    def with_plugins(self, paths: tuple[str, ...]) -> Job:
+        """The same, where its plug-ins lie at these paths."""
+        return self.model_copy(update={"options": self.options.model_copy(update={"plugins": paths})})

@@ -19,6 +19,7 @@ from filelock import Timeout
 
 from sdbench import environment
 from sdbench.engine.fence import LOST
+from sdbench.engine.group import meeting_place
 from sdbench.engine.job import Job
 from sdbench.spec import Provenance, Status, TrialResult
 from sdbench.store import DamagedRecord, Store, read_result, write_atomic
@@ -60,7 +61,8 @@ def _to_its_record(job: Job, stop: Event, environ: dict[str, str] | None) -> Sta
     attempts = 1 + job.options.max_failures
     for _ in range(attempts):
         before = broken_off(store, job)
-        attempted = _attempt(job, stop, environ)
+        with meeting_place(job) as place:
+            attempted = _attempt(job, stop, environ, place)
         if attempted.timed_out or stop.is_set() or attempted.code == CANNOT_WRITE:
             break
         found = recorded(store, job, before)
@@ -105,7 +107,7 @@ class _Attempt:
         return bytes(self.printed[-LOG_BYTES:]).decode(errors="replace")
 
 
-def _attempt(job: Job, stop: Event, environ: dict[str, str] | None) -> _Attempt:
+def _attempt(job: Job, stop: Event, environ: dict[str, str] | None, place: str) -> _Attempt:
     attempt = _Attempt()
     reader, writer = os.pipe()
     threads = str(job.trial.spec.threads)
@@ -113,7 +115,7 @@ def _attempt(job: Job, stop: Event, environ: dict[str, str] | None) -> _Attempt:
     env.update(environ or {})
     try:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", WORKER, str(writer)],
+            [sys.executable, "-P", "-m", WORKER, str(writer), place],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,4 +1,5 @@
-"""The process of one trial: ``python -m sdbench.engine.worker STATUS_FD``, its job on standard input.
+"""The process of one trial: ``python -m sdbench.engine.worker STATUS_FD PLACE``, its job on standard input; PLACE is
+the folder in which its processes meet, empty where it has one.
 
 The lock is taken before torch is imported, so that waiting for another process costs nothing. When
 standard input closes, the supervisor is gone: the trial stops at its next step and the process ends, with all that it
@@ -30,7 +31,7 @@ from sdbench.store import Store
 ORPHAN_GRACE_S = 3.0
 
 
-def work(job: Job, status: int, stop: threading.Event) -> TrialResult | None:
+def work(job: Job, status: int, stop: threading.Event, place: str = "") -> TrialResult | None:
     """Take the trial's lock, look again, and run it if it is still to be done; None if stopped while waiting."""
     store = Store(Path(job.store))
     folder = store.folder(job.trial.spec, job.trial.id)
@@ -48,7 +49,7 @@ def work(job: Job, status: int, stop: threading.Event) -> TrialResult | None:
         watch(folder, take(folder))
         sweep(folder)
         anew = found.provenance.started if found is not None and found.status == "ok" else ""
-        return train(job, stop.is_set, anew)
+        return train(job, stop.is_set, anew, place)
     finally:
         lock.release()
 
@@ -91,11 +92,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     faulthandler.enable(os.dup(2))
-    status = int(sys.argv[1])
+    status, place = int(sys.argv[1]), sys.argv[2]
     job = Job.model_validate_json(sys.stdin.buffer.readline())
     threading.Thread(target=_watch_supervisor, args=(_streams(), stop), daemon=True).start()
     try:
-        work(job, status, stop)
+        work(job, status, stop, place)
     except OSError as error:  # of the results folder: what a method raises is in its record
         print(f"the record cannot be written: {error.strerror or error}", flush=True)
         os._exit(CANNOT_WRITE)

@@ -22,6 +22,7 @@ from sdbench.report.curves import Band, band, read_thinned
 from sdbench.report.reliability import Reliability, UnusableLogits, pooled, read_logits, reliability
 from sdbench.spec import TrialResult
 from sdbench.store import Damaged, Store
+from sdbench.study_records import fruitless
 
 if TYPE_CHECKING:
     from sdbench.report.reliability import Floats, Integers
@@ -96,7 +97,7 @@ def read(results: str, chosen: Filter) -> Material:
         raise UserError(printable(f"no trial under {results} matches; it has {listed}", 4000))
     damaged = (*scan.damaged, *archived.damaged)
     said = [f"{'/'.join(d.path.parts[-5:])}: {d.reason}" for d in damaged]
-    board = build_board(kept, damaged=said, profiles=profiles)
+    board = build_board(kept, damaged=said, profiles=profiles, fruitless=fruitless(root))
     by_id, _ = without_duplicates(kept)
     return Material(root, results, board, _groups(board, by_id), tuple(by_id.values()), tuple(profiles), damaged)
 

@@ -353,7 +353,7 @@ class Call:
 def test_cifars_pickles_call_nothing_even_with_the_right_sum(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
-    """As if somebody had found a file with the published MD5 sum."""
+    """As if somebody had found a file with the published sums."""
     monkeypatch.chdir(tmp_path)
     published = cifar.PUBLISHED["cifar100"]
     folder = tmp_path / published.folder
@@ -361,6 +361,7 @@ def test_cifars_pickles_call_nothing_even_with_the_right_sum(
     for name in published.sums:
         (folder / name).write_bytes(pickle.dumps({"fine_label_names": call, "data": call, "fine_labels": []}))
         monkeypatch.setitem(published.sums, name, hashlib.md5((folder / name).read_bytes()).hexdigest())
+        monkeypatch.setitem(published.sha256, name, hashlib.sha256((folder / name).read_bytes()).hexdigest())
     with pytest.raises(pickle.UnpicklingError, match="not part of the published files"):
         data.inspect("cifar100", tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [published.folder]
@@ -455,10 +456,10 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_download_is_used_only_with_its_hash_and_within_its_size(tmp_path: Path, address: str) -> None:
-    right = hashlib.md5(b"content" * 1000).hexdigest()
-    for md5, limit in (("0" * 32, 2**20), (right, 6999)):
+    right = {name: hashlib.new(name, b"content" * 1000).hexdigest() for name in ("md5", "sha256")}
+    for sums, limit in ((right | {"md5": "0" * 32}, 2**20), (right | {"sha256": "0" * 64}, 2**20), (right, 6999)):
         with pytest.raises(Unsafe):
-            fetch(address, tmp_path / "file", md5, limit, 60)
+            fetch(address, tmp_path / "file", sums, limit, 60)
         assert [p.name for p in tmp_path.iterdir()] == ["served"], "nothing is left of it"
     fetch(address, tmp_path / "file", right, 7000, 60)
     assert (tmp_path / "file").read_bytes() == b"content" * 1000

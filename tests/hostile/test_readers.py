@@ -20,7 +20,7 @@ from sdbench import completion
 from sdbench.analysis.planes import parse_classes
 from sdbench.analysis.questions import read_asked
 from sdbench.budget import _read_ledger
-from sdbench.curve_lines import accuracies, curve_line
+from sdbench.curve_lines import curve_line, shares
 from sdbench.data.archives import Unsafe, unpack
 from sdbench.data.cache import read_arrays
 from sdbench.engine import fence
@@ -109,7 +109,7 @@ def test_a_line_of_impossible_numbers_is_none(line: dict[str, Any]) -> None:
     assert curve_line(json.dumps(line).encode()) is None
 
 
-def test_accuracies_are_shares_by_epochs_done() -> None:
+def test_accuracies_of_a_curve_are_shares_by_epochs_done() -> None:
     lines: list[dict[str, Any]] = [
         {"epoch": 0, "v": 0.25},
         {"epoch": 1},
@@ -118,7 +118,7 @@ def test_accuracies_are_shares_by_epochs_done() -> None:
         {"epoch": 3, "v": 1},
         {"epoch": 4, "v": 2},
     ]
-    assert accuracies(lines, "v") == {1: 0.25, 4: 1.0}
+    assert shares(lines, "v") == {1: 0.25, 4: 1.0}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "int32"])
