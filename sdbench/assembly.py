@@ -171,6 +171,14 @@ def without_content(
     Raises whatever the method raises: RuntimeError, too, where it looks at values that are not there."""
     with torch.device("meta"):
         network = models.build(spec.network, num_classes, image_size)
+    return network, method_without_content(spec, network, num_classes, num_train, shelf)
+
+
+def method_without_content(
+    spec: TrialSpec, network: Network, num_classes: int, num_train: int, shelf: Shelf | None = None
+) -> Method:
+    """The method alone, on a network that has no content. Raises as ``without_content``."""
+    with torch.device("meta"):
         method = registry.build(spec.method, spec.params)
         task = Task(
             num_classes=num_classes,
@@ -182,4 +190,4 @@ def without_content(
             shelf=shelf,
         )
         method.setup(task, network)
-    return network, method
+    return method

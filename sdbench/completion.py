@@ -19,6 +19,9 @@ Words = Callable[[Mapping[str, Any]], Iterable[str]]
 MOST = 1000
 """Trials that are completed at most."""
 
+MOST_BYTES = 2**20
+"""Of a plug-in's file."""
+
 METRICS = ("top1", "top5", "nll", "ece", "brier", "aurc", "eaurc")
 RUN_KINDS = ("methods", "datasets", "models", "protocols", "metrics", "runs")
 
@@ -32,14 +35,22 @@ def method_names(typed: Mapping[str, Any]) -> list[str]:
     found: set[str] = {"all"}
     for path in files:
         try:
-            found.update(re.findall(r'^@register\(\s*"(\w+)"', path.read_text("utf-8"), re.MULTILINE))
+            found.update(re.findall(r'^@register\(\s*"(\w+)"', _text(path), re.MULTILINE))
         except (OSError, UnicodeDecodeError):
             continue
     return sorted(found)
 
 
+def _text(path: Path) -> str:
+    from sdbench.bounded import read_plain
+
+    return read_plain(path, MOST_BYTES).decode()
+
+
 def dataset_names(typed: Mapping[str, Any]) -> list[str]:
-    return [f"{name}:" if name == "folder" else name for name in _named("DatasetInfo", "data/__init__.py")]
+    return [
+        f"{name}:" if name == "folder" else name for name in _named("(?:DatasetInfo|_photographs)", "data/__init__.py")
+    ]
 
 
 def protocol_names(typed: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,27 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
 
 
 def curve_line(line: bytes) -> dict[str, Any] | None:
-    """One line of a curve: numbers and short texts by name, ``terms`` likewise one level down. None for another one."""
+    """One line of a curve: numbers and short texts by name, ``terms`` likewise one level down, and a whole number as
+    its ``epoch``, if it has one. None for another one."""
     try:
         value = json.loads(line, parse_constant=_no_number) if len(line) <= MAX_LINE_BYTES else None
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) and _flat(value) else None
+    return value if isinstance(value, dict) and _flat(value) and _counts(value) else None
+
+
+def _counts(line: dict[str, Any]) -> bool:
+    epoch = line.get("epoch", 0)
+    return isinstance(epoch, int) and epoch >= 0
+
+
+def shares(lines: Iterable[dict[str, Any]], name: str) -> dict[int, float]:
+    """A share of images, in [0, 1], by the number of epochs done, of the lines that have it."""
+    return {
+        line["epoch"] + 1: float(line[name])
+        for line in lines
+        if "epoch" in line and isinstance(line.get(name), int | float) and 0 <= line[name] <= 1
+    }
 
 
 def _flat(values: dict[str, Any], inner: bool = False) -> bool:

@@ -5,10 +5,12 @@ machine; where there is none, the forecast says so and which command makes one. 
 measured: the method is set up for the data set's real size without its memory being taken.
 
     step      epochs * (steps * step_ms + epoch_hooks_ms), and a third of a step's time for each image evaluated
-    decode    images decoded / (rate of one processor * workers), where files are read while training
-    hours     the longer of both; their sum where no worker decodes
+    decode    images decoded / (rate of one processor * workers), where files are read while training; workers beyond
+              a trial's share of the processors, which all trials at once have between them, count for nothing
+    hours     the longest of both and of what the share takes for both together, its training threads included; their
+              sum where no worker decodes
     memory    the profile's peak, its activations in proportion to the batch, its state replaced by the real one,
-              and the images where they are held on the device
+              and the images where they are held on the device; those of trials at once that share it are added up
     disk      three checkpoints at the moment when one is written (weights, momentum, the method's parameters and what
               it keeps in memory) and two files of each memory on disk, for every trial at once; and what all leave
               behind: weights, logits in fp16, labels
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sdbench.checkpoint import KEEP
@@ -55,7 +57,7 @@ class Holdings:
     """What a method holds on a data set of a real size. weight_bytes: of the network, buffers included.
     auxiliary_bytes: of the method's parameters. state_bytes: of all else that it holds. row_bytes: of that, memories of
     every image. per_image: images that are decoded for one labelled one. validates: whether it sees held-out images
-    after every epoch."""
+    after every epoch. unknown: why the second to the fourth are not known."""
 
     weight_bytes: int
     auxiliary_bytes: int
@@ -63,17 +65,21 @@ class Holdings:
     row_bytes: int
     per_image: int = 1
     validates: bool = False
+    unknown: str = ""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where trials run. at_once: how many at a time. workers: that decode, for each."""
+    """Where trials run. at_once: how many at a time. workers: that decode, for each. processors: that they have between
+    them; None for as many as they ask for. sharing: how many at a time share ``free_memory``; None for all."""
 
     hardware: Hardware
     free_memory: int
     free_disk: int
     at_once: int
     workers: int
+    processors: int | None = None
+    sharing: int | None = None
 
 
 def forecast(
@@ -91,12 +97,15 @@ def forecast(
     groups: dict[str, list[Trial]] = {}
     for trial in running:
         groups.setdefault(key(trial.spec), []).append(trial)
+    at_once = min(machine.at_once, len(running))
+    machine = replace(machine, at_once=at_once)
     needs = [
         _need(plan, found[0].spec, len(found), profiles, facts[found[0].spec.dataset], held[name], machine)
         for name, found in groups.items()
     ]
-    busiest = max((need.training_bytes for need in needs), default=0)
-    at_once = min(machine.at_once, len(running))
+    busiest = max((need.training_bytes or 0 for need in needs), default=0)
+    sharing = min(at_once, machine.sharing or at_once)
+    memories = sorted(m for need in needs for m in [need.memory_bytes or 0] * min(need.trials, sharing))
     rates = {name: size.decoded_per_s for name, size in facts.items() if size.decoded_per_s}
     return Forecast(
         needs=tuple(needs),
@@ -108,6 +117,8 @@ def forecast(
         free_memory_bytes=machine.free_memory,
         decoded_per_s=rates,
         workers=machine.workers,
+        sharing=sharing,
+        shared_memory_bytes=sum(memories[-sharing:]),
     )
 
 
@@ -124,28 +135,28 @@ def _need(
         or (plan.options.state == "auto" and own.row_bytes > SHARE_OF_FREE_MEMORY * machine.free_memory)
     )
     files = own.row_bytes if on_disk else 0
+    sized = not own.unknown
     checkpoint = own.weight_bytes * 2 + own.auxiliary_bytes * 2 + own.state_bytes - files
     measured = _measured(spec, profiles, size, machine)
     step, decode = _step_hours(plan, spec, size, own, measured), _decode_hours(plan, spec, size, own, machine)
-    known = step is not None and not (size.streamed and decode is None)
-    both = (step or 0.0, decode or 0.0)
     return Need(
         dataset=spec.dataset,
         network=spec.network,
         method=spec.method,
         trials=count,
         memory_bytes=_memory(spec, size, own, files, measured),
-        state_bytes=own.state_bytes,
-        row_bytes=own.row_bytes,
-        rows="none" if not own.row_bytes else "disk" if on_disk else "memory",
-        training_bytes=(KEEP + 1) * checkpoint + 2 * files,
+        state_bytes=own.state_bytes if sized else None,
+        row_bytes=own.row_bytes if sized else None,
+        rows="unknown" if not sized else "none" if not own.row_bytes else "disk" if on_disk else "memory",
+        training_bytes=(KEEP + 1) * checkpoint + 2 * files if sized else None,
         kept_bytes=_kept(plan, spec, size, own),
         step_hours=step,
         decode_hours=decode,
-        hours=(max(both) if machine.workers else sum(both)) if known else None,
+        hours=_hours(spec, size, step, decode, machine),
         profile=measured.profile.profile_id if measured else "",
         scaled=measured is not None and measured.profile.setting.batch_size != spec.recipe.batch_size,
         advice="" if measured else _advice(plan, spec, size),
+        unknown=own.unknown,
     )
 
 
@@ -190,11 +201,32 @@ def _decode_hours(plan: Plan, spec: TrialSpec, size: DataSize, own: Holdings, ma
         return None
     trained, evaluated = _passes(plan, spec, size, own)
     images = spec.recipe.epochs * trained * own.per_image + evaluated
-    return images / (size.decoded_per_s * max(1, machine.workers)) / 3600
+    return images / (size.decoded_per_s * _decoding(machine)) / 3600
+
+
+def _share(machine: Machine) -> float:
+    """Processors for each of the trials at once."""
+    return float("inf") if machine.processors is None else machine.processors / max(1, machine.at_once)
+
+
+def _decoding(machine: Machine) -> float:
+    """Processors that decode for a trial, at most; with no worker it is its own, as much of one as it has."""
+    return min(max(1, machine.workers), _share(machine))
+
+
+def _hours(spec: TrialSpec, size: DataSize, step: float | None, decode: float | None, machine: Machine) -> float | None:
+    if step is None or (size.streamed and decode is None):
+        return None
+    if decode is None:
+        return step
+    if not machine.workers:
+        return step + decode
+    together = (step * spec.threads + decode * _decoding(machine)) / _share(machine)
+    return max(step, decode, together)
 
 
 def _memory(spec: TrialSpec, size: DataSize, own: Holdings, files: int, measured: Measured | None) -> int | None:
-    if measured is None or measured.row.memory is None:
+    if measured is None or measured.row.memory is None or own.unknown:
         return None
     memory, row = measured.row.memory, measured.row
     before = row.state_bytes or 0

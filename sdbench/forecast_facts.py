@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sdbench import data, environment
-from sdbench.assembly import without_content
+from sdbench import data, environment, models, protocol
+from sdbench.assembly import method_without_content
 from sdbench.cost import archive
 from sdbench.data.augment import pad_width
 from sdbench.data.listing import Listing, facts_of
@@ -28,6 +28,8 @@ from sdbench.rows import RowFile
 from sdbench.shelf import Shelf, free_memory
 from sdbench.spec import Options, Trial, TrialSpec
 
+MAX_REASON = 200
+"""Characters of what a plug-in says of its failure."""
 PROBED = 50
 """Images that are decoded to see how fast that is."""
 
@@ -54,12 +56,15 @@ def machine_of(plan: Plan, spec: TrialSpec) -> Machine:
         threads=spec.threads,
         packed=options.packed,
     )
+    at_once = 1 if plan.resources.get("address") else max(1, len(slots(plan.typed_resources())))
     return Machine(
         hardware=Hardware(name, environment.cpu_model(), spec.threads, torch_version),
         free_memory=environment.steady(free_memory(device)),
         free_disk=environment.free_disk(Path(plan.results)),
-        at_once=1 if plan.resources.get("address") else max(1, len(slots(plan.typed_resources()))),
+        at_once=at_once,
         workers=spare if options.workers is None else options.workers,
+        processors=environment.cpu_count(),
+        sharing=min(at_once, plan.typed_resources().per_gpu) if device.type == "cuda" else at_once,
     )
 
 
@@ -113,11 +118,27 @@ class _Counter(Shelf):
 
 
 def holdings(spec: TrialSpec, size: DataSize) -> Holdings:
-    """What a method holds on a data set of this size."""
+    """What a method holds on a data set of this size: it is set up on tensors that have no content. Where that fails,
+    as for a plug-in whose ``setup`` looks at values, it is unknown."""
     shelf = _Counter(Path())
-    num_train = size.num_train - round(size.num_train * spec.holdout)
-    network, method = without_content(spec, size.num_classes, num_train, size.image_size, shelf)
+    with torch.device("meta"):
+        network = models.build(spec.network, size.num_classes, size.image_size)
     own = [*network.parameters(), *network.buffers()]
+    try:
+        num_train = size.num_train - round(size.num_train * spec.holdout)
+        method = method_without_content(spec, network, size.num_classes, num_train, shelf)
+    except Exception as error:  # a plug-in's constructor and setup may raise anything
+        traits = protocol.traits(spec.method, spec.params)
+        told = (str(error).strip().splitlines() or [""])[0][:MAX_REASON]
+        return Holdings(
+            weight_bytes=bytes_of(own),
+            auxiliary_bytes=0,
+            state_bytes=0,
+            row_bytes=0,
+            per_image=1 + traits.partners,
+            validates=traits.wants_validation,
+            unknown=f"it cannot be set up on tensors without content ({type(error).__name__}: {told})",
+        )
     trained = [p for p in method.parameters() if p.requires_grad]
     return Holdings(
         weight_bytes=bytes_of(own),

@@ -14,7 +14,8 @@ class Need(Record):
 
     trials: how many would run. rows: where a memory of every image is kept, if there is one. training_bytes: on disk
     while it trains, at most. kept_bytes: that it leaves there. profile: that memory and hours rest on. scaled: whether
-    that has another batch size. advice: what to type for what is unknown.
+    that has another batch size. advice: what to type for what is unknown. unknown: why nobody can say what the method
+    holds, so that memory, state and disk are unknown.
     """
 
     dataset: str
@@ -22,10 +23,10 @@ class Need(Record):
     method: str
     trials: Count
     memory_bytes: Count | None
-    state_bytes: Count
-    row_bytes: Count
-    rows: Literal["none", "memory", "disk"]
-    training_bytes: Count
+    state_bytes: Count | None
+    row_bytes: Count | None
+    rows: Literal["none", "memory", "disk", "unknown"]
+    training_bytes: Count | None
     kept_bytes: Count
     step_hours: float | None
     decode_hours: float | None
@@ -33,11 +34,13 @@ class Need(Record):
     profile: str = ""
     scaled: bool = False
     advice: str = ""
+    unknown: str = ""
 
 
 class Forecast(Record):
     """What all trials that would run need. hours: of all that can be told, one after another; ``untold``: the number
-    of others. disk_bytes: at most, with ``at_once`` of them running when nearly all are done."""
+    of others. disk_bytes: at most, with ``at_once`` of them running when nearly all are done. shared_memory_bytes: that
+    ``sharing`` of them, which run at once on one device, take together, at most. What is unknown is in neither."""
 
     needs: tuple[Need, ...]
     hours: float
@@ -48,6 +51,8 @@ class Forecast(Record):
     free_memory_bytes: Count
     decoded_per_s: dict[str, float] = {}
     workers: Count = 0
+    sharing: Count = 1
+    shared_memory_bytes: Count = 0
 
     @property
     def problems(self) -> list[str]:
@@ -64,6 +69,12 @@ class Forecast(Record):
             f"{size_text(self.free_memory_bytes)} are free; take a smaller --batch-size"
             for n in large
         ]
+        if self.shared_memory_bytes > self.free_memory_bytes and not large:
+            found.append(
+                f"{self.sharing} trials at once take up to {size_text(self.shared_memory_bytes)} of memory together "
+                f"and {size_text(self.free_memory_bytes)} are free; run fewer at once with --jobs, or take a smaller "
+                "--batch-size"
+            )
         return found
 
     @property
@@ -78,14 +89,24 @@ class Forecast(Record):
         total = ", ".join(told)
         rates = [f"{name}: {r:.0f} images/s per processor" for name, r in self.decoded_per_s.items()]
         decoding = [f"decoding {', '.join(rates)}, {self.workers} workers"] if rates else []
-        disk = f"disk: up to {size_text(self.disk_bytes)}, {size_text(self.free_disk_bytes)} free"
+        bound = "at least" if any(need.unknown for need in self.needs) else "up to"
+        disk = f"disk: {bound} {size_text(self.disk_bytes)}, {size_text(self.free_disk_bytes)} free"
         return [
             tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True),
             *[f"{total}, {self.at_once} at once; {disk}"],
             *decoding,
             *(f"not enough: {problem}" for problem in self.problems),
+            *(f"memory, state and disk of {names} are unknown: {why}" for why, names in self._unknown().items()),
             *(f"hours and memory of {names} are unknown; run: {line}" for line, names in self._advice().items()),
         ]
+
+    def _unknown(self) -> dict[str, str]:
+        """Why it cannot be said what methods hold, and which."""
+        found: dict[str, list[str]] = {}
+        for need in self.needs:
+            if need.unknown:
+                found.setdefault(need.unknown, []).append(need.method)
+        return {why: ",".join(dict.fromkeys(methods)) for why, methods in found.items()}
 
     def _advice(self) -> dict[str, str]:
         """Commands that measure what is unknown, and the methods that each of them measures."""
@@ -104,8 +125,10 @@ def _row(need: Need) -> list[str]:
         hours += " (decoding)"
     memory = unknown if need.memory_bytes is None else size_text(need.memory_bytes)
     state = size_text(need.state_bytes) + (" on disk" if need.rows == "disk" else "") if need.state_bytes else "0"
+    state = unknown if need.state_bytes is None else state
+    training = unknown if need.training_bytes is None else size_text(need.training_bytes)
     profile = (need.profile[:8] + (" scaled" if need.scaled else "")) or "none"
-    disk = (size_text(need.training_bytes), size_text(need.kept_bytes))
+    disk = (training, size_text(need.kept_bytes))
     return [need.method, need.dataset, need.network, str(need.trials), hours, memory, state, *disk, profile]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def prepare(names: Sequence[str], data_dir: str | None = None, image_size: str |
     wanted = split_list(names)
     if not wanted:
         raise UserError(f"name the data sets to prepare: {', '.join(data.DATASETS)}; such as: sdbench prepare glyphs")
-    if image_size is not None and not image_size.isdecimal():
+    if image_size is not None and not re.fullmatch(r"[0-9]{1,9}", image_size):
         raise UserError(f"--image-size {image_size!r}: expected a whole number of pixels")
     location, size = (
         Path(data_dir).expanduser().absolute() if data_dir else None,

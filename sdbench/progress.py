@@ -6,7 +6,6 @@ all of them, and for trials that another command is working on.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from threading import Event, Thread
 from typing import Any, TextIO
 
 from sdbench.bounded import open_plain
+from sdbench.curve_lines import curve_line
 from sdbench.spec import Trial
 from sdbench.store import DamagedRecord, Store, read_result
 from sdbench.terminal import visible
@@ -131,12 +131,14 @@ class Monitor:
         return told
 
     def _line(self, w: Watched, line: bytes) -> list[str]:
+        values = curve_line(line)
+        if values is None:
+            return []
         try:
-            values: dict[str, Any] = json.loads(line)
             w.epoch = int(values["epoch"]) + 1
             w.images_per_s = float(values["images_per_s"])
             top1 = float(values["top1"]) if "top1" in values else None
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             return []
         if w.first_seen is None:
             w.first_seen, w.first_epoch, w.status = time.monotonic(), w.epoch, "running"

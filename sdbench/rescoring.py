@@ -128,12 +128,15 @@ def _scores(path: Path, checksum: str, result: TrialResult) -> tuple[Metrics, Sc
     from safetensors import SafetensorError
 
     from sdbench.evaluate import evaluate
+    from sdbench.report.reliability import MAX_BYTES
     from sdbench.temperature import rescore as after_temperature
 
     if path.is_symlink():
         raise ValueError("its logits are a link, which is not followed")
     if sha256(path) != checksum:
         raise ValueError("its logits changed after the record was written")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"its logits are larger than {MAX_BYTES} bytes")
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
     except SafetensorError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -41,7 +42,7 @@ def count(request: Request, problems: Problems) -> int:
             f"{with_it}: this machine has {gpus} GPU{'s' * (gpus != 1)}; give fewer, --address of a Ray cluster, or "
             "--device cpu to train on as many processes of the CPU"
         )
-    elif request.gpus is not None and request.gpus.isdecimal() and 0 < int(request.gpus) < wanted:
+    elif request.gpus is not None and re.fullmatch(r"[0-9]{1,9}", request.gpus) and 0 < int(request.gpus) < wanted:
         problems.found.append(f"{with_it} and --gpus {request.gpus}: a trial does not fit on that many GPUs")
     return wanted
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import psutil
 import torch
@@ -102,7 +102,9 @@ class RowFiles:
 
     def problem(self, notes: dict[str, Note]) -> str:
         """Why training cannot go on from files that a checkpoint names; empty where it can."""
-        for note in notes.values():
+        for memory, note in (notes if isinstance(notes, dict) else {"": notes}).items():
+            if not _sensible(note) or (memory in self.files and shape_of(note) != self.files[memory].shape):
+                return "what it says of a memory on disk is not of this trial"
             name = Path(note["file"]).name
             path = self.folder / name if self.folder else None
             if path is None or not path.is_file() or path.is_symlink():
@@ -129,3 +131,11 @@ class RowFiles:
             path, shape = self.folder / Path(notes[name]["file"]).name, shape_of(notes[name])
             state[name] = torch.from_file(str(path), shared=False, size=shape[0] * shape[1]).view(shape)
         return state
+
+
+def _sensible(note: object) -> bool:
+    """Whether what a checkpoint says of a file has the parts of a ``Note``, and a file can be so."""
+    if not isinstance(note, dict) or {k: type(v) for k, v in note.items()} != get_type_hints(Note):
+        return False
+    size, columns = note["bytes"], note["columns"]
+    return bool(size > 0 < columns and size % (4 * columns) == 0 and Path(note["file"]).name == note["file"])

@@ -18,6 +18,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sdbench.bounded import read_plain
+from sdbench.curve_lines import shares
 from sdbench.record import Count, Fraction, Record, Seconds, Value
 from sdbench.spec import Identity, Status, TrialSpec
 from sdbench.store import DamagedRecord, read_curve, read_sealed, seal, write_atomic
@@ -28,6 +30,7 @@ FOLDER = "tuning"
 
 FILE = "study.json"
 STOPPED = "stopped.json"
+MAX_STOPPED_BYTES = 1000
 STUDY_SCHEMA_VERSION = 1
 REASON_LENGTH, MOST_ENDS = 200, 5
 """Characters of a failed search trial's reason, and different ends, in a sentence on all."""
@@ -160,14 +163,13 @@ def mark_stopped(folder: Path, scheduler: str, epochs: int) -> None:
 
 def accuracies(folder: Path) -> dict[int, float]:
     """The top-1 on the held-out images in a search trial's curve, by the number of epochs done."""
-    lines = read_curve(folder / "curve.jsonl")
-    return {int(line["epoch"]) + 1: line["validation_top1"] for line in lines if "validation_top1" in line}
+    return shares(read_curve(folder / "curve.jsonl"), "validation_top1")
 
 
 def stopped_after(folder: Path) -> int | None:
     """The epochs after which the scheduler stopped a search trial; None where it did not."""
     try:
-        said = json.loads((folder / STOPPED).read_bytes())
+        said = json.loads(read_plain(folder / STOPPED, MAX_STOPPED_BYTES))
         return int(said["epochs"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, OverflowError, TypeError, KeyError, RecursionError):
         return None

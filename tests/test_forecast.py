@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,102 @@ def test_decoding_may_be_what_takes_longest() -> None:
     shown = told(planned("pskd"), size, Machine(HERE, 2**40, 2**50, 1, 1), (profile("pskd"),)).lines
     assert "(decoding)" in "\n".join(shown)
     assert "decoding big: 200 images/s per processor, 1 workers" in shown
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_workers_share_the_processors(at_once: int) -> None:
+    """Two processors for all trials at once: of 64 workers no more than a trial's share counts, and steps, which take
+    one thread, and decoding together take at least what the share can do."""
+    size = DataSize(1_000, 1_281_167, 50_000, 224, streamed=True, decoded_per_s=20.0)
+    plan = planned("pskd")
+    one = plan.trials[0]
+    trials = [one.model_copy(update={"spec": one.spec.model_copy(update={"seed": seed})}) for seed in (0, 1)]
+    images = 100 * 1_281_167 + 50_000
+    for workers in (2, 64):
+        machine = Machine(HERE, 2**40, 2**50, at_once, workers, processors=2)
+        held = {key(one.spec): holdings(one.spec, size)}
+        [found] = forecast(plan, index_profiles((profile("pskd"),)), {"big": size}, held, machine, trials).needs
+        share = 2 / at_once
+        assert found.decode_hours == pytest.approx(images / (20 * share) / 3600)
+        assert found.step_hours is not None
+        assert found.hours == pytest.approx((found.step_hours + images / 20 / 3600) / share)
+
+
+def test_trials_at_once_share_the_memory() -> None:
+    """Each takes 10 GB; of eight at once on 12 GB, or two on each of four devices, some do not fit."""
+    plan, size = planned("ce"), DataSize(1_000, 1_281_167, 50_000, 224)
+    one = plan.trials[0]
+    trials = [one.model_copy(update={"spec": one.spec.model_copy(update={"seed": seed})}) for seed in range(8)]
+    held = {key(one.spec): holdings(one.spec, size)}
+    known = index_profiles((profile("ce", state_bytes=0),))
+
+    def asked(running: int, at_once: int, sharing: int | None = None) -> Forecast:
+        machine = Machine(HERE, 12 * 10**9, 2**50, at_once, 0, sharing=sharing)
+        return forecast(plan, known, {"big": size}, held, machine, trials[:running])
+
+    assert asked(8, 8).needs[0].memory_bytes == 10**10
+    assert asked(8, 8).shared_memory_bytes == 8 * 10**10
+    assert asked(8, 8).problems == [
+        "8 trials at once take up to 74.5 GiB of memory together and 11.2 GiB are free; run fewer at once with --jobs, "
+        "or take a smaller --batch-size"
+    ]
+    assert "2 trials at once" in asked(2, 8).problems[0]
+    assert "2 trials at once" in asked(8, 8, sharing=2).problems[0]
+    for fits in (asked(8, 1), asked(1, 8), asked(8, 4, sharing=1)):
+        assert fits.problems == []
+        assert fits.shared_memory_bytes == 10**10
+
+
+PLUGIN = """
+import torch.nn.functional as F
+from sdbench import Method, register
+
+@register("{name}")
+class Own(Method):
+    \"\"\"Cross-entropy.\"\"\"
+    partners = 1
+
+    def __init__(self, *, weight: float = 1.0) -> None:
+        super().__init__()
+        {init}
+
+    def setup(self, task, network):
+        {setup}
+
+    def criterion(self, output, batch, progress):
+        return {{"ce": F.cross_entropy(output.logits, batch.labels)}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "init", "setup", "told"),
+    [
+        ("own_values", "pass", "self.scale = float(next(network.parameters()).abs().mean())", r"RuntimeError: "),
+        ("own_key", "pass", "raise KeyError('this')", r"KeyError: 'this'"),
+        ("own_value", "pass", "raise ValueError('no stages')", r"ValueError: no stages"),
+        ("own_numpy", "pass", "assert next(network.parameters()).detach().numpy().any()", r"\w+Error: "),
+        ("own_broken", "raise RuntimeError('broken')", "pass", r"RuntimeError: broken"),
+    ],
+)
+def test_a_plugin_that_needs_real_tensors_is_told_of(
+    name: str, init: str, setup: str, told: str, tmp_path: Path, own_registry: None
+) -> None:
+    (tmp_path / f"{name}.py").write_text(PLUGIN.format(name=name, init=init, setup=setup))
+    options: Any = {
+        "methods": name, "plugin": tmp_path / f"{name}.py", "model": "resnet8", "results": tmp_path / "results",
+        "engine": "local", "num_seeds": 1, "device": "cpu",
+    }  # fmt: skip
+    found = api.preview(**options)
+    assert found.forecast is not None
+    needs = {need.method: need for need in found.forecast.needs}
+    own, base = needs[name], needs["ce"]
+    assert re.match(rf"it cannot be set up on tensors without content \({told}", own.unknown)
+    assert (own.state_bytes, own.row_bytes, own.training_bytes, own.memory_bytes) == (None, None, None, None)
+    assert (own.rows, own.kept_bytes) == ("unknown", base.kept_bytes)
+    assert base.unknown == ""
+    assert f"memory, state and disk of {name} are unknown: it cannot be set up" in found.text
+    assert f"disk: at least {size_text(found.forecast.disk_bytes)}" in found.text
+    assert json.loads(found.model_dump_json())["forecast"]["needs"]
 
 
 def test_partners_are_decoded_too() -> None:

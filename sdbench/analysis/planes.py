@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +96,7 @@ def parse_classes(text: str | None, names: Sequence[str]) -> tuple[int, int, int
     for item in filter(None, (part.strip() for part in text.split(","))):
         if item in names:
             found.append(list(names).index(item))
-        elif item.isdigit() and int(item) < len(names):
+        elif re.fullmatch(r"[0-9]{1,9}", item) and int(item) < len(names):
             found.append(int(item))
         else:
             raise UserError("--classes: " + unknown("class", item, names)[:500])

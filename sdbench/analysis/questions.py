@@ -65,7 +65,7 @@ def read_asked(
         problems.append(f"--ranks {ranks!r}: expected FIRST-LAST with three ranks at least, such as 1-32")
     if over not in (None, "others", "all"):
         problems.append("--over: " + unknown("choice of classes", over or "", ("others", "all")))
-    if train_images is not None and not train_images.isdigit():
+    if train_images is not None and not re.fullmatch(r"[0-9]{1,9}", train_images):
         problems.append(f"--train-images {train_images!r}: expected a whole number; 0 for all")
     if device not in (None, "auto", "cpu", "cuda"):
         problems.append("--device: " + unknown("value", device or "", ("auto", "cpu", "cuda")))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import tarfile
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
@@ -14,6 +16,8 @@ from typing import IO
 
 CHUNK = 2**20
 MAX_MEMBERS = 1_000_000
+BROKEN = (EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError)
+"""What unpackers raise for what was cut or changed."""
 
 
 WORDS = {"md5": "MD5", "sha256": "SHA-256"}
@@ -110,7 +114,7 @@ def unpack(archive: Path, folder: Path, limit: int) -> None:
                         file.write(chunk)
     except FileExistsError as error:
         raise Unsafe(f"{archive.name}: {error.filename} comes twice, or was there before") from error
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, *BROKEN) as error:
         if isinstance(error, Unsafe):
             raise
         raise Unsafe(f"{archive.name}: cannot be unpacked ({error})") from error

@@ -82,10 +82,12 @@ def read_arrays(path: Path) -> dict[str, Array] | None:
     read, is truncated, or holds other bytes than were written."""
     from safetensors import SafetensorError, safe_open
 
+    if not path.is_file():  # a pipe would never answer
+        return None
     try:
         with safe_open(path, framework="numpy") as file:
             expected = (file.metadata() or {}).get("checksum")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError, TypeError, AttributeError):  # the last two for types that NumPy lacks
         return None
     return arrays if checksum(arrays) == expected else None

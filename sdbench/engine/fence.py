@@ -14,9 +14,11 @@ from pathlib import Path
 from threading import Thread
 from uuid import uuid4
 
+from sdbench.bounded import read_plain
 from sdbench.store import write_atomic
 
 HOLDER = ".holder"
+MAX_NAME_BYTES = 1000
 LOST = 75
 """Exit code of a trial's process whose trial another process has taken over."""
 
@@ -33,7 +35,7 @@ def take(folder: Path) -> str:
 def lost(folder: Path, name: str) -> bool:
     """Whether another process has taken the trial over; a file that cannot be read says nothing."""
     with contextlib.suppress(OSError, ValueError):
-        return (folder / HOLDER).read_text(encoding="ascii") not in ("", name)
+        return read_plain(folder / HOLDER, MAX_NAME_BYTES).decode("ascii") not in ("", name)
     return False
 
 

@@ -11,12 +11,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sdbench import environment
+from sdbench.bounded import read_plain
 from sdbench.engine.job import Job
 from sdbench.engine.shipping import Plugin, pack, unpacked
 from sdbench.errors import EnvironmentProblem, UserError
 from sdbench.spec import Record
 
 TOKEN, LOCK = "token", "lock"
+MAX_TOKEN_BYTES = 1000
 PROBE_S = 300.0
 SEEN_S = 15.0
 SAME = ("torch", "torchvision", "numpy", "timm")
@@ -80,7 +82,7 @@ def storage_problems(place: Place, node: str = "") -> list[str]:
     """
     folder = Path(place.folder)
     try:
-        seen = (folder / TOKEN).read_text(encoding="ascii") == place.token
+        seen = read_plain(folder / TOKEN, MAX_TOKEN_BYTES) == place.token.encode()
         if seen and node:
             (folder / f"seen-{node}").write_text(place.token, encoding="ascii")
     except (OSError, ValueError) as error:
@@ -233,7 +235,7 @@ def _written(path: Path, token: str) -> bool:
     deadline = time.monotonic() + SEEN_S
     while time.monotonic() < deadline:
         try:
-            if path.read_text(encoding="ascii") == token:
+            if read_plain(path, MAX_TOKEN_BYTES) == token.encode():
                 return True
         except OSError:
             time.sleep(0.2)

@@ -132,7 +132,7 @@ def read_logits(path: Path, checksum: str = "") -> tuple[Floats, Integers]:
         if checksum and sha256(path) != checksum:
             raise UnusableLogits("its logits were changed after the trial: their checksum does not match")
         tensors = load_file(path)
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:  # types NumPy lacks
         raise UnusableLogits(f"its logits cannot be read: {type(error).__name__}") from error
     if not {"logits", "labels"} <= tensors.keys():
         raise UnusableLogits("its logits cannot be read: the file lacks logits or labels")
