@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sdbench import boards, configuration, registry
 from sdbench.cli_options import unread
 from sdbench.errors import UserError, unknown
+from sdbench.paths import path_of
 from sdbench.plan import Plan
 from sdbench.preview import preview_of
 from sdbench.progress import AUTOMATIC, STYLES, Shown
@@ -37,7 +38,7 @@ def run(
     """Plan, train what is missing, write and print the board of what was asked for."""
     if shown.style not in STYLES:
         raise UserError(f"--progress: {unknown('style', shown.style, STYLES)}")
-    plan, settings = configuration.resolved(flags, Path(config) if config else None, os.environ, command)
+    plan, settings = configuration.resolved(flags, path_of(config) if config else None, os.environ, command)
     if show_config:
         say(configuration.text(settings, as_json))
         return 0

@@ -7,11 +7,15 @@ names of their folders. Methods of packages that only an import would show are n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from sdbench.errors import UserError
+from sdbench.paths import path_of
 
 Words = Callable[[Mapping[str, Any]], Iterable[str]]
 """All that may stand for a parameter, given what else was typed on the line."""
@@ -28,7 +32,8 @@ def method_names(typed: Mapping[str, Any]) -> list[str]:
     import sdbench.methods
 
     files = [path for folder in sdbench.methods.__path__ for path in Path(folder).glob("*.py")]
-    files += [Path(str(name)).expanduser() for name in typed.get("plugin") or ()]
+    with contextlib.suppress(UserError):  # of a path that is none, the command itself will tell
+        files += [path_of(str(name)) for name in typed.get("plugin") or ()]
     found: set[str] = {"all"}
     for path in files:
         try:
@@ -62,8 +67,11 @@ def model_names(typed: Mapping[str, Any]) -> list[str]:
 
 def trial_ids(typed: Mapping[str, Any]) -> list[str]:
     """Names of the folders of trials; links and hidden ones are left out."""
-    root = Path(str(typed.get("results") or os.environ.get("SDBENCH_RESULTS") or "results")).expanduser()
     found: list[str] = []
+    try:
+        root = path_of(str(typed.get("results") or os.environ.get("SDBENCH_RESULTS") or "results"))
+    except UserError:
+        return found
     for path in (root / "trials").glob("*/*/*/*"):
         if len(found) >= MOST:
             break

@@ -15,6 +15,7 @@ from pathlib import Path
 from sdbench.errors import UserError
 from sdbench.housekeeping_records import RECORDS, Kind, Piece, Sweep
 from sdbench.housekeeping_removal import busy, looked_at, readable_record
+from sdbench.paths import path_of
 from sdbench.spec import TrialResult
 from sdbench.store import DamagedRecord
 from sdbench.superseded import lineage
@@ -158,7 +159,7 @@ def _bytes(path: Path) -> int:
 
 def results_folder(results: str) -> Path:
     """The results folder. Raises UserError where there is none."""
-    root = Path(results).expanduser().absolute()
+    root = path_of(results).absolute()
     if not (root / "trials").is_dir():
         raise UserError(f"no results folder {results}: it has no trials/; give another with --results")
     return root

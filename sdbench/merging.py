@@ -32,9 +32,10 @@ from sdbench.merging_copies import (
     source,
     standing_at,
 )
+from sdbench.paths import path_of, readable
 from sdbench.spec import Record
 from sdbench.store import Store, sha256, sync_folder
-from sdbench.validation_files import PROFILE, TREES, TRIAL, Found, Unsound, curve_lines, readable, search
+from sdbench.validation_files import PROFILE, TREES, TRIAL, Found, Unsound, curve_lines, search
 from sdbench.validation_trial import safe_sibling
 
 Keep = Literal["newest", "oldest", "fail"]
@@ -97,7 +98,7 @@ def merge(sources: Sequence[str], into: str | None, keep: str = "newest") -> Mer
     if not into:
         raise UserError("name the folder to merge into: --into results")
     roots = _sources(sources, into)
-    store = Store(Path(into).expanduser().absolute())
+    store = Store(path_of(into).absolute())
     store.prepare()
     try:
         with FileLock(store.root / LOCK):
@@ -113,9 +114,9 @@ def merge(sources: Sequence[str], into: str | None, keep: str = "newest") -> Mer
 def _sources(sources: Sequence[str], into: str) -> list[str]:
     """The source folders. Raises UserError with every problem."""
     problems = []
-    target = Path(into).expanduser().resolve()
+    target = path_of(into).resolve()
     for name in sources:
-        root = Path(name).expanduser()
+        root = path_of(name)
         if not any((root / tree).is_dir() and not (root / tree).is_symlink() for tree in TREES):
             problems.append(f"{name}: no results folder: it has neither trials/ nor profiles/; links are not followed")
         elif root.resolve() == target:

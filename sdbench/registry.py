@@ -18,6 +18,7 @@ from types import ModuleType
 
 from sdbench.errors import UserError, unknown
 from sdbench.method import Combination, Method, mixes, mixing_obstacle
+from sdbench.paths import path_of
 from sdbench.space import LogUniform, Scalar, Space
 
 _METHODS: dict[str, type[Method]] = {}
@@ -192,7 +193,7 @@ def load_plugin(path: str | Path) -> ModuleType:
     Raises UserError where the file is missing, does not import, or registers nothing.
     """
     load_builtin()
-    file = Path(path).expanduser().resolve()
+    file = path_of(path).resolve()
     if not file.is_file():
         raise UserError(f"plug-in {path}: no such file; give the path of a Python file")
     module_name = f"sdbench_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"

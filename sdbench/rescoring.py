@@ -8,17 +8,21 @@ that, agree exactly. Not covered: whether the logits are those of the trial, whi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from filelock import Timeout
 
+from sdbench.kept_logits import UnusableLogits, read_held_out, read_logits
 from sdbench.spec import Metrics, Record, Scaled, TrialResult
-from sdbench.store import Store, read_result, sha256
+from sdbench.store import Store, read_result
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from sdbench.kept_logits import Floats, Integers
 
 LOGITS = "logits.safetensors"
 TOLERANCE = 2e-3
@@ -92,11 +96,11 @@ def _rescored(store: Store, result: TrialResult, write: bool) -> Rescored:
     path = store.folder(result.spec, result.trial_id) / LOGITS
     if LOGITS not in result.checksums:
         return own
+    if not os.path.lexists(path):
+        return own.model_copy(update={"reason": "its record seals them, and they are not there"})
     try:
         metrics, scaled = _scores(path, result.checksums[LOGITS], result)
-    except FileNotFoundError:
-        return own.model_copy(update={"reason": "its record seals them, and they are not there"})
-    except (OSError, ValueError, KeyError) as error:
+    except (UnusableLogits, OSError, ValueError) as error:
         return own.model_copy(update={"state": "damaged", "reason": str(error)[:300]})
     renewed = result.model_copy(update={"metrics": metrics, "scaled": scaled})
     values = dict(_values(renewed))
@@ -121,25 +125,22 @@ def _write(store: Store, old: TrialResult, new: TrialResult) -> State:
 
 
 def _scores(path: Path, checksum: str, result: TrialResult) -> tuple[Metrics, Scaled | None]:
-    """Raises ValueError for logits that are not those recorded, KeyError where a tensor lacks."""
-    import safetensors.torch
-    from safetensors import SafetensorError
+    """Raises UnusableLogits for logits that are not those recorded, ValueError for those that cannot be scored."""
+    import torch
 
     from sdbench.evaluate import evaluate
     from sdbench.temperature import rescore as after_temperature
 
     if path.is_symlink():
-        raise ValueError("its logits are a link, which is not followed")
-    if sha256(path) != checksum:
-        raise ValueError("its logits changed after the record was written")
-    try:
-        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"its logits cannot be read: {error}") from error
-    logits, labels = tensors["logits"].float(), tensors["labels"]
-    scaled = result.scaled
-    if scaled is not None and "validation_logits" in tensors:
-        scaled = after_temperature(logits, labels, tensors["validation_logits"].float(), tensors["validation_labels"])
+        raise UnusableLogits("its logits are a link, which is not followed")
+
+    def tensors(found: tuple[Floats, Integers]) -> tuple[Tensor, Tensor]:
+        logits, labels = map(torch.from_numpy, found)
+        return logits.float(), labels.long()
+
+    logits, labels = tensors(read_logits(path, checksum))
+    held_out = read_held_out(path) if result.scaled else None
+    scaled = after_temperature(logits, labels, *tensors(held_out)) if held_out else result.scaled
     return evaluate(logits, labels), scaled
 
 

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sdbench import environment
+from sdbench.paths import path_of
 from sdbench.spec import Record
 
 ELSEWHERE = {"sdbench.methods": "methods", "sdbench.evidence": "evidence"}
@@ -81,5 +82,5 @@ def unpacked(plugins: Sequence[Plugin]) -> Iterator[tuple[str, ...]]:
 def variables(environ: Mapping[str, str]) -> dict[str, str]:
     """What of the environment the nodes are given; paths are made absolute, as they work in other folders."""
     found = {name: value for name, value in environ.items() if name.startswith(PREFIXES)}
-    found.update({name: str(Path(found[name]).expanduser().absolute()) for name in FOLDERS if found.get(name)})
+    found.update({name: str(path_of(found[name]).absolute()) for name in FOLDERS if found.get(name)})
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sdbench.boards import Filter
 from sdbench.errors import EnvironmentProblem, UserError, unknown
+from sdbench.paths import path_of
 from sdbench.report.material import read
 from sdbench.spec import Record
 from sdbench.store import Damaged, replacing, write_atomic
@@ -61,7 +62,7 @@ def write_report(results: str, output: str | None, chosen: Filter) -> tuple[Repo
     """Write the report, by default ``report.html`` in the results folder: what was written, and the damaged records,
     which the report names. Raises UserError for a file that is not HTML and for nothing to show, EnvironmentProblem
     for a file that cannot be written."""
-    path = Path(output).expanduser() if output else Path(results).expanduser() / "report.html"
+    path = path_of(output) if output else path_of(results) / "report.html"
     _check(path, ("html", "htm"), "sdbench report --output report.html")
     material = read(results, chosen)
     from sdbench.report.page import render
@@ -108,7 +109,7 @@ def write_plot(kind: str, results: str, output: str | None, chosen: Filter) -> t
         raise UserError(unknown("plot", kind, KINDS))
     if not output:
         raise UserError(f"give a file for the figure, as in `sdbench plot {kind} --output {kind}.pdf`")
-    path = Path(output).expanduser()
+    path = path_of(output)
     _check(path, SUFFIXES, f"sdbench plot {kind} --output {kind}.pdf")
     material = read(results, chosen)
     drawn = draw(kind, material)

@@ -22,11 +22,12 @@ from typing import Any
 from sdbench.bounded import read_plain
 from sdbench.cost.records import PROFILE_SCHEMA_VERSION, ProfileResult
 from sdbench.errors import UserError
+from sdbench.kept_logits import UnusableLogits, read_logits
 from sdbench.leaderboard import build_board
 from sdbench.leaderboard_formats import SUFFIXES, render
 from sdbench.published import published_numbers
 from sdbench.report.curves import read_thinned
-from sdbench.report.reliability import UnusableLogits, read_logits, reliability
+from sdbench.report.reliability import reliability
 from sdbench.request import Request, read_config
 from sdbench.selectors import parse_duration, parse_seeds, parse_variant, select, split_list
 from sdbench.spec import SCHEMA_VERSION, TrialResult
