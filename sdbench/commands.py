@@ -18,7 +18,7 @@ from sdbench.progress import AUTOMATIC, STYLES, Shown
 from sdbench.run import Outcome, execute, summary
 from sdbench.selectors import select, split_list
 from sdbench.store import Store
-from sdbench.terminal import say
+from sdbench.terminal import json_of, say
 
 if TYPE_CHECKING:
     from sdbench.checks import Finding
@@ -68,7 +68,7 @@ def carry_out(plan: Plan, *, quiet: bool, shown: Shown = AUTOMATIC) -> tuple[Out
 def preview(plan: Plan, as_json: bool) -> str:
     """What a run would do, as text or JSON."""
     found = preview_of(plan)
-    return found.model_dump_json(indent=1) if as_json else found.text
+    return json_of(found) if as_json else found.text
 
 
 def check(names: Sequence[str], plugins: Sequence[str], as_json: bool) -> int:

@@ -41,6 +41,17 @@ def path_of(text: str | Path) -> Path:
     return path
 
 
+def absolute_text(text: str | Path) -> str:
+    """The whole path as text, which the processes of trials are given. Raises UserError as ``path_of`` does, and where
+    a name in it is not UTF-8."""
+    path = str(path_of(text).absolute())
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{readable(path)}: not UTF-8, so trials cannot be told of it; rename it") from error
+    return path
+
+
 def readable(path: str) -> str:
     """A path as text that any encoder takes: what is not UTF-8 in it is spelled out."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -15,7 +15,7 @@ from sdbench.budget import Budget, budget_for
 from sdbench.engine import Resources, ray_tune
 from sdbench.errors import EnvironmentProblem, UserError, unknown
 from sdbench.iso_cost import iso_cost_cells
-from sdbench.paths import path_of
+from sdbench.paths import absolute_text, path_of
 from sdbench.plan_options import options_of, resources_of
 from sdbench.protocol import PROTOCOLS, TUNED, Cell, Protocol, baselines, expand
 from sdbench.request import Problems, Request
@@ -65,7 +65,7 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     limit_steps = problems.number("limit_steps", request.limit_steps, int, 1, 2**31)
     iso_cost = problems.choice("iso-cost", request.iso_cost, ("true", "false"), "false") == "true"
     budget = problems.attempt(lambda: budget_for(request.budget, options.device, elsewhere=bool(request.address)))
-    results = path_of(request.results or "results").absolute()
+    results = Path(absolute_text(request.results or "results"))
     problems.attempt(Store(results).prepare)
     datasets = _datasets(request, problems)  # last: it may download, which only a sound request is worth
     recipes = _recipes(protocol, datasets, overrides, problems)

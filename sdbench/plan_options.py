@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sdbench import registry, shards
 from sdbench.engine import Resources
 from sdbench.environment import choose_device
-from sdbench.paths import path_of
+from sdbench.paths import absolute_text
 from sdbench.protocol import Protocol
 from sdbench.public_command import public_command
 from sdbench.request import Problems, Request
@@ -28,8 +28,8 @@ def options_of(request: Request, protocol: Protocol, problems: Problems, command
     place = location[0] if location else request.data_dir
     return Options.model_validate(
         {
-            "data_dir": str(path_of(place).absolute()) if place else None,
-            "plugins": tuple(str(path_of(p).absolute()) for p in request.plugin),
+            "data_dir": absolute_text(place) if place else None,
+            "plugins": tuple(absolute_text(p) for p in request.plugin),
             "device": device,
             "keep_weights": flag("weights", request.weights, "true"),
             "keep_logits": flag("logits", request.logits, "true"),

@@ -19,6 +19,7 @@ from types import ModuleType
 from sdbench.errors import UserError, unknown
 from sdbench.method import Combination, Method, mixes, mixing_obstacle
 from sdbench.paths import path_of
+from sdbench.record import MAX_WHOLE
 from sdbench.space import LogUniform, Scalar, Space
 
 _METHODS: dict[str, type[Method]] = {}
@@ -58,6 +59,8 @@ class Parameter:
             return f"expected {self.type.__name__}, got {value!r}"
         if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
             return f"expected a finite number, got {value!r}"
+        if isinstance(value, int) and abs(value) > MAX_WHOLE:
+            return f"expected a number of at most {MAX_WHOLE}"
         off = isinstance(self.range, LogUniform) and value == 0  # a coefficient switched off
         if self.range is not None and not off and value != self.default and value not in self.range:
             return f"{value!r} is outside {self.range}"

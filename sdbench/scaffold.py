@@ -15,7 +15,7 @@ from string import Template
 
 from sdbench import registry
 from sdbench.errors import UserError, unknown
-from sdbench.paths import path_of
+from sdbench.paths import path_of, readable
 from sdbench.spec import Record
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -52,7 +52,9 @@ def write(name: str, kind: str, directory: Path, tests: Path) -> Scaffold:
     for file, text in zip((method, test), contents(name, kind, method, test), strict=True):
         file.write_text(text, encoding="utf-8")
     first, second = (os.path.relpath(file) for file in (method, test))
-    return Scaffold(name=name, method=first, test=second, plugin=method.parent.resolve() not in PACKAGE)
+    return Scaffold(
+        name=name, method=readable(first), test=readable(second), plugin=method.parent.resolve() not in PACKAGE
+    )
 
 
 def problems(name: str, files: tuple[Path, Path]) -> list[str]:

@@ -22,7 +22,7 @@ from sdbench.cost.setting import Told
 from sdbench.errors import EnvironmentProblem, UserError, unknown
 from sdbench.identity import method_source
 from sdbench.leaderboard_costs import Hardware
-from sdbench.paths import path_of
+from sdbench.paths import absolute_text, path_of
 from sdbench.selectors import split_list
 from sdbench.store import Store
 from sdbench.terminal import visible
@@ -144,7 +144,7 @@ def _measure_missing(plan: ProfilePlan, root: Path, told: Told, request: Profile
     if not missing:
         return FAILED if failed else 0
     told(f"no profile of {', '.join(c.name for c in missing)} here yet; measuring (--no-measure leaves it)")
-    files = tuple(str(path_of(p).absolute()) for p in request.plugin)
+    files = tuple(absolute_text(p) for p in request.plugin)
     options = plan.options.model_copy(update={"plugins": files})
     wanted = replace(plan, contestants=(plan.contestants[0], *missing), options=options)
     results, trouble = _measure(groups(wanted, limited=request.max_seconds is not None), root, told)

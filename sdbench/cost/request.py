@@ -10,7 +10,7 @@ from sdbench import data, registry, zoo
 from sdbench.cost.records import SYNTHETIC, Setting
 from sdbench.cost.setting import Contestant, noise_count
 from sdbench.errors import UserError, unknown
-from sdbench.paths import path_of
+from sdbench.paths import absolute_text, path_of
 from sdbench.public_command import public_command
 from sdbench.request import Problems
 from sdbench.selectors import parse_duration, split_list
@@ -179,8 +179,8 @@ def _options(request: ProfileRequest, command: Sequence[str], problems: Problems
         location = request.dataset.removeprefix("folder:")
     return Options.model_validate(
         {
-            "data_dir": str(path_of(location).absolute()) if location else None,
-            "plugins": tuple(str(path_of(p).absolute()) for p in request.plugin),
+            "data_dir": absolute_text(location) if location else None,
+            "plugins": tuple(absolute_text(p) for p in request.plugin),
             "device": device,
             "baseline": registry.baseline_name(),
             "command": public_command(list(command)),

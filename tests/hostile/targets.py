@@ -169,7 +169,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 }  # fmt: skip
 
 NASTY: tuple[Any, ...] = (
-    None, True, -1, 0, 2**31, 2**53 + 1, 2**64, 10**300, -0.0, 1e308, 1e-320, "", "\x00", "\x1b[2J", "\u202e", "\ud800",
+    None, True, -1, 0, 2**31, 2**53 + 1, 2**64, 10**300, 10**400, -0.0, 1e308, 1e-320,
+    "", "\x00", "\x1b[2J", "\u202e", "\ud800",
     "<script>", "../../x", "/etc/passwd", "=cmd|' /C calc'!A0", "a" * 5000, "|`*_~[x](y)", "\\input{x}$%", [], {}, [[]],
     {"__class__": {"__init__": 1}}, {"__proto__": 1}, [None] * 50, "ok", "nan", "ce", "resnet8",
 )  # fmt: skip
