@@ -23,7 +23,8 @@ Words = Callable[[Mapping[str, Any]], Iterable[str]]
 MOST = 1000
 """Trials that are completed at most."""
 
-METRICS = ("top1", "top5", "nll", "ece", "brier", "aurc", "eaurc")
+METRICS = ("top1", "top5", "nll", "ece", "brier", "scaled_nll", "scaled_ece", "scaled_brier")
+"""That trials are compared by."""
 RUN_KINDS = ("methods", "datasets", "models", "protocols", "metrics", "runs")
 
 
@@ -44,7 +45,9 @@ def method_names(typed: Mapping[str, Any]) -> list[str]:
 
 
 def dataset_names(typed: Mapping[str, Any]) -> list[str]:
-    return [f"{name}:" if name == "folder" else name for name in _named("DatasetInfo", "data/__init__.py")]
+    return [
+        f"{name}:" if name == "folder" else name for name in _named("(?:DatasetInfo|_photographs)", "data/__init__.py")
+    ]
 
 
 def protocol_names(typed: Mapping[str, Any]) -> list[str]:
@@ -107,6 +110,7 @@ OPTIONS: dict[str, Words] = {
     "engine": these("auto", "ray", "local"),
     "device": these("auto", "cpu", "cuda"),
     "compile": these("auto", "off", "graph"),
+    "state": these("auto", "memory", "disk"),
     "augment": these("basic", "cutout", "trivialaugment"),
     "search": these("random", "optuna"),
     "scheduler": these("none", "asha"),
@@ -127,7 +131,7 @@ ARGUMENTS: dict[tuple[str, str], Words] = {
     ("analyze", "trials"): methods_or_trials,
     ("analyze", "kind"): these("zipf", "calibration", "geometry", "all"),
     ("plot", "kind"): these("pareto", "curves", "reliability", "cost", "zipf"),
-    ("schema", "kind"): these("trial", "profile"),
+    ("schema", "kind"): these("trial", "profile", "study"),
     ("prepare", "datasets"): dataset_names,
     ("rm", "trials"): trial_ids,
     ("rescore", "trials"): trial_ids,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import tarfile
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
@@ -46,6 +48,11 @@ def fetch(address: str, path: Path, md5: str, limit: int, timeout_s: float) -> N
         partial.unlink(missing_ok=True)
 
 
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+OTHERS = (EOFError, ValueError, RuntimeError, NotImplementedError)
+"""What the readers of archives raise, of their own and beside."""
+
+
 def unpack(archive: Path, folder: Path, limit: int) -> None:
     """Unpack a tar archive, however compressed, or a zip archive into an empty or missing folder.
 
@@ -73,7 +80,7 @@ def unpack(archive: Path, folder: Path, limit: int) -> None:
                         file.write(chunk)
     except FileExistsError as error:
         raise Unsafe(f"{archive.name}: {error.filename} comes twice, or was there before") from error
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
+    except (*BROKEN, *OTHERS) as error:
         if isinstance(error, Unsafe):
             raise
         raise Unsafe(f"{archive.name}: cannot be unpacked ({error})") from error
