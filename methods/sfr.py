@@ -248,6 +248,8 @@ class SelfFeatureRegularization(Method):
         self.epochs = 1
         if smoothing and dls != "schedule":
             self.refuses_mixing = "its soft targets are past predictions for single, unmixed images"
+        if weight and grouping == "activation_sorted":
+            self.couples_samples = "it sorts channels by their mean over the batch"
 
     def setup(self, task: Task, network: Network) -> None:
         self.epochs = task.epochs

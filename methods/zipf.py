@@ -248,6 +248,8 @@ class ZipfLabelSmoothing(Method):
         self.weight, self.power, self.dense, self.mask = weight, power, dense, mask
         self.upsample, self.deep_layers, self.aux_weight = upsample, deep_layers, aux_weight
         self.heads = nn.ModuleList()
+        if weight and mask:
+            self.couples_samples = "it divides by the number of correctly classified images in the batch"
 
     def setup(self, task: Task, network: Network) -> None:
         if not self.dense:

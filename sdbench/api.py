@@ -97,16 +97,16 @@ def plan(*, config: One = None, **options: Unpack[RunOptions]) -> Plan:
 
 def config(*, config: One = None, **options: Unpack[RunOptions]) -> list[Setting]:
     """Every value of a run with where it came from, ``sdbench run --show-config``. Raises as ``plan``."""
-    return _resolved(config, dict(options))[1]
+    return _resolved(config, dict(options), look=True)[1]
 
 
-def _resolved(config: One, options: dict[str, Any]) -> tuple[Plan, list[Setting]]:
+def _resolved(config: One, options: dict[str, Any], *, look: bool = False) -> tuple[Plan, list[Setting]]:
     from sdbench import configuration
     from sdbench.request import Request
 
     flags = typed(options, Request.model_fields)
     file = None if config is None else path_of(text(config))
-    return configuration.resolved(flags, file, os.environ, command("run", flags))
+    return configuration.resolved(flags, file, os.environ, command("run", flags), look=look)
 
 
 def run(*, config: One = None, quiet: bool = True, **options: Unpack[RunOptions]) -> Outcome:
@@ -126,7 +126,7 @@ def preview(*, config: One = None, **options: Unpack[RunOptions]) -> Preview:
     ``plan``."""
     from sdbench.preview import preview_of
 
-    return preview_of(plan(config=config, **options))
+    return preview_of(_resolved(config, dict(options), look=True)[0])
 
 
 def trials(results: One = "results") -> list[TrialResult]:

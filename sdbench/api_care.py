@@ -23,12 +23,19 @@ def prepare(datasets: Many = None, *, data_dir: One = None, image_size: One = No
     return preparation.prepare(texts(datasets), given(data_dir), given(image_size))
 
 
-def gc(*, stale: bool = False, plugin: Many = None, results: One = "results", dry_run: bool = True) -> Sweep:
-    """Remove what is of no more use, ``sdbench gc``: what went, or would. Only looks unless ``dry_run=False``, which
-    does not ask. Raises UserError where there is no results folder, EnvironmentProblem where the disk refuses."""
+def gc(
+    *,
+    stale: bool = False,
+    failed: bool = False,
+    plugin: Many = None,
+    results: One = "results",
+    dry_run: bool = True,
+) -> Sweep:
+    """Remove what is of no more use, ``sdbench gc``: what went, or would; ``.failed`` names what could not go. Only
+    looks unless ``dry_run=False``, which does not ask. Raises UserError where there is no results folder."""
     from sdbench import upkeep
 
-    return upkeep.gc(text(results), stale=stale, plugins=texts(plugin), dry_run=dry_run)
+    return upkeep.gc(text(results), stale=stale, failed=failed, plugins=texts(plugin), dry_run=dry_run)
 
 
 def rm(
@@ -41,8 +48,8 @@ def rm(
     results: One = "results",
     dry_run: bool = True,
 ) -> Sweep:
-    """Remove trials, ``sdbench rm``, by id or by what they are: what went, or would. Only looks unless
-    ``dry_run=False``, which does not ask. Raises as ``gc``, and for names that are none."""
+    """Remove trials, ``sdbench rm``, by id or by what they are: what went, or would, as ``gc`` has it. Only looks
+    unless ``dry_run=False``, which does not ask. Raises as ``gc``, and for names that are none."""
     from sdbench import boards, upkeep
 
     chosen = boards.Filter.read(texts(methods), texts(dataset), texts(model), protocol)

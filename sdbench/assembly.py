@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -28,7 +27,7 @@ def open_session(trial: Trial, store: Store, options: Options, workers: Workers 
     spec = trial.spec
     device = environment.choose_device(options.device, workers.device_index)
     configure(spec, device)
-    location = Path(options.data_dir) if options.data_dir else None
+    location = options.place_of(trial.spec.dataset)
     dataset = data.load(
         spec.dataset,
         location,

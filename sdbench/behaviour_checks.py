@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sdbench import checkpoint, registry
+from sdbench.coupling import coupling
 from sdbench.method import Method
 from sdbench.session import Session
 from sdbench.spec import Options
@@ -77,6 +78,12 @@ def takes_short_batch(subject: Subject) -> None:
 def computes_in_bf16(subject: Subject) -> None:
     """Under bfloat16 autocast, as trials run by default, loss and gradients are finite."""
     _stays_finite(subject.session(precision="bf16"), epochs=1)
+
+
+def splits_over_devices(subject: Subject) -> None:
+    """A batch's loss, gradients and state are those of its parts together, unless couples_samples says why not."""
+    if found := coupling(subject.session()):
+        raise Failed(found)
 
 
 def neutral_is_baseline(subject: Subject) -> None:

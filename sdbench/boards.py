@@ -16,7 +16,6 @@ from sdbench.comparison_pace import CurveOf, read_question
 from sdbench.comparison_records import METRICS, Comparison
 from sdbench.comparison_text import FORMATS, outcome_text, render_comparison
 from sdbench.cost import archive
-from sdbench.cost.archive import Profiles
 from sdbench.durable import sweep
 from sdbench.errors import EnvironmentProblem, UserError, unknown
 from sdbench.leaderboard import build_board
@@ -27,6 +26,7 @@ from sdbench.published import published_numbers
 from sdbench.selectors import split_list
 from sdbench.spec import TrialResult
 from sdbench.store import Scan, Store, read_curve, sha256
+from sdbench.study_records import fruitless
 from sdbench.terminal import visible
 
 
@@ -86,17 +86,16 @@ def read_board(
     UserError where no trial is found."""
     root = _folder(results)
     with _alone(root) if write_files else contextlib.nullcontext(False) as alone:
-        scan, profiles = _read(root)
-        damaged = [one.told(root) for one in (*scan.damaged, *profiles.damaged)]
+        scan, beside = _read(root)
         if write_files and scan.results and alone:
             try:
-                write_boards(build_board(scan.results, damaged=damaged, profiles=profiles.results), root)
+                write_boards(build_board(scan.results, **beside), root)
             except OSError as error:  # a folder that others share is read-only; the board is still read
                 print(f"boards not written: {error.strerror}", file=sys.stderr)
-    if not scan.results and profiles.results:
+    if not scan.results and beside["profiles"]:
         raise UserError(
-            f"no trial under {results}, only {len(profiles.results)} profile(s) of what a step costs; `sdbench claims` "
-            "shows those, `sdbench run` trains"
+            f"no trial under {results}, only {len(beside['profiles'])} profile(s) of what a step costs; "
+            "`sdbench claims` shows those, `sdbench run` trains"
         )
     if not scan.results:
         raise UserError(f"no trial under {results}; `sdbench run` trains")
@@ -105,7 +104,7 @@ def read_board(
         have = sorted({f"{r.spec.method} on {r.spec.dataset}" for r in scan.results})
         raise UserError(f"no trial under {results} matches; it has {', '.join(have)}")
     numbers = published_numbers() if published else ()
-    return build_board(kept, damaged=damaged, profiles=profiles.results, published=numbers), len(damaged)
+    return build_board(kept, published=numbers, **beside), len(beside["damaged"])
 
 
 def compare(
@@ -154,16 +153,15 @@ def compared(
         raise UserError(unknown("metric", metric, METRICS))
     conditions, root = parse_conditions(split_list(fail_if)), _folder(results)
     question = read_question(target, at, _curves(Store(root)))
-    scan, profiles = _read(root)
+    scan, beside = _read(root)
     kept = [result for result in scan.results if chosen.keeps(result)]
     if not kept:
         raise UserError(_nothing_kept(results, chosen, scan.results))
-    damaged = [one.told(root) for one in (*scan.damaged, *profiles.damaged)]
     found = comparison.compare(
-        kept, split_list(names), reference=reference, metric=metric, fail_if=conditions, profiles=profiles.results,
-        damaged=damaged, question=question,
+        kept, split_list(names), reference=reference, metric=metric, fail_if=conditions, profiles=beside["profiles"],
+        damaged=beside["damaged"], question=question,
     )  # fmt: skip
-    return found, len(damaged)
+    return found, len(beside["damaged"])
 
 
 def _curves(store: Store) -> CurveOf:
@@ -205,12 +203,10 @@ def _folder(results: str) -> Path:
 
 def write(store: Store) -> Path:
     """Write the boards of all trials in every format; returns the one to look at. OSError where that cannot be."""
-    root = store.root
-    with _alone(root):
-        scan, profiles = _read(root)
-        damaged = [one.told(root) for one in (*scan.damaged, *profiles.damaged)]
-        write_boards(build_board(scan.results, damaged=damaged, profiles=profiles.results), root)
-    return root / "leaderboard.md"
+    with _alone(store.root):
+        scan, beside = _read(store.root)
+        write_boards(build_board(scan.results, **beside), store.root)
+    return store.root / "leaderboard.md"
 
 
 @contextlib.contextmanager
@@ -234,13 +230,16 @@ def _alone(root: Path) -> Iterator[bool]:
 def text_of(results: Iterable[TrialResult], baseline: str, format_name: str, root: Path | None = None) -> str:
     """The board of some trials only, with the profiles under ``root``."""
     profiles = archive.scan(root).results if root else ()
-    return render(build_board(results, baseline=baseline, profiles=profiles), format_name)
+    without = fruitless(root) if root else ()
+    return render(build_board(results, baseline=baseline, profiles=profiles, fruitless=without), format_name)
 
 
-def _read(root: Path) -> tuple[Scan, Profiles]:
-    """All records of a results folder; damaged ones are reported."""
+def _read(root: Path) -> tuple[Scan, dict[str, Any]]:
+    """All trials of a results folder, and what a board has beside them; damaged records are reported. Of those a board
+    says data set, network, method (of a trial), id and file, and why."""
     scan, profiles = Store(root).scan(), archive.scan(root)
     for damaged, remedy in ((scan.damaged, "run its trial again"), (profiles.damaged, "profile it again")):
         for one in damaged:
             print(visible(f"damaged record left out: {one.path}: {one.reason}; {remedy}"), file=sys.stderr)
-    return scan, profiles
+    said = [one.told(root) for one in (*scan.damaged, *profiles.damaged)]
+    return scan, {"damaged": said, "profiles": profiles.results, "fruitless": fruitless(root)}

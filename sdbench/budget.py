@@ -13,7 +13,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from sdbench.progress import duration
 from sdbench.selectors import parse_duration
 from sdbench.spec import Record, Seconds, Trial, digest
 from sdbench.store import DamagedRecord, Store, read_result, write_atomic
+from sdbench.terminal import say
 
 POLL_S = 1.0
 LEDGER_EVERY_S = 10.0
@@ -145,6 +146,7 @@ class Meter:
         self._clocks = [_Clock(trial, devices * trial.spec.shards) for trial in trials]
         self._ledger = store.root / LEDGERS / f"{digest(sorted(trial.id for trial in trials))}.json"
         self._before, self._began, self._written = _read_ledger(self._ledger), time.monotonic(), 0.0
+        self._told = False
 
     def look(self, *, working: bool = True) -> Spending:
         """How the budget stands now. working: whether the command is at work, so that its time counts."""
@@ -155,16 +157,23 @@ class Meter:
         return Spending(budget=self.budget, spent=spent)
 
     def keep(self, *, now: bool = False) -> None:
-        """Write wall-clock time down, every few seconds or now."""
+        """Write wall-clock time down, every few seconds or now. Where it cannot be written, which standard error says
+        once, the budget holds for this command all the same, and the next one does not know of its time."""
         if self.budget.kind == "wall" and (now or time.monotonic() - self._written > LEDGER_EVERY_S):
             self._written = time.monotonic()
-            write_atomic(self._ledger, json.dumps({"seconds": self.look().spent}) + "\n")
+            try:
+                write_atomic(self._ledger, json.dumps({"seconds": self.look().spent}) + "\n")
+            except OSError as error:
+                if not self._told:
+                    with suppress(OSError):  # the terminal may be gone
+                        say(f"budget: time spent is not written down: {error.strerror or error}", err=True)
+                self._told = True
 
 
 def _read_ledger(path: Path) -> float:
     try:
         seconds = float(json.loads(read_plain(path, 1000))["seconds"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, ArithmeticError):
         return 0.0
     return seconds if 0 <= seconds < 1e12 else 0.0
 

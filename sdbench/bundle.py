@@ -6,18 +6,24 @@ which ``sdbench validate`` and ``sdbench merge`` take. The same records give the
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from sdbench.bounded import read_plain
+from sdbench.curve_lines import MAX_CURVE_BYTES
 from sdbench.errors import EnvironmentProblem, UserError
 from sdbench.housekeeping import trial_folders
-from sdbench.housekeeping_removal import looked_at
+from sdbench.housekeeping_looks import looked_at
 from sdbench.paths import path_of
+from sdbench.sealed import MAX_RECORD_BYTES
 from sdbench.spec import Count, Record, TrialResult
-from sdbench.store import replacing, sha256
+from sdbench.store import replacing
 
-FILES = ("trial.json", "curve.jsonl")
+FILES = {"trial.json": MAX_RECORD_BYTES, "curve.jsonl": MAX_CURVE_BYTES}
+"""What is exported of a trial, and how large it may be: what is larger no reader takes."""
+
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The time of every entry: the oldest that the format knows."""
 
@@ -54,12 +60,10 @@ def export(root: Path, output: str | None, chosen: Callable[[TrialResult], bool]
         raise UserError(problems)
     try:
         with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            for folder, record in folders:
-                for name in FILES:
-                    _add(archive, root, folder / name, record, left)
+            whole = [_added(archive, root, folder, record, left) for folder, record in folders]
     except OSError as error:
         raise EnvironmentProblem(f"{path} cannot be written ({error.strerror or error}); give another") from error
-    return Bundle(file=str(path), trials=len(folders), bytes=path.stat().st_size, left=tuple(left))
+    return Bundle(file=str(path), trials=sum(whole), bytes=path.stat().st_size, left=tuple(left))
 
 
 def _chosen(root: Path, chosen: Callable[[TrialResult], bool], left: list[str]) -> Iterator[tuple[Path, TrialResult]]:
@@ -72,13 +76,29 @@ def _chosen(root: Path, chosen: Callable[[TrialResult], bool], left: list[str]) 
             left.append(f"{folder.relative_to(root)}: damaged: {record}")
 
 
-def _add(archive: zipfile.ZipFile, root: Path, path: Path, record: TrialResult, left: list[str]) -> None:
-    """One file, if it is what the record seals."""
-    place = path.relative_to(root).as_posix()
-    sealed = record.checksums.get(path.name)
-    if path.name != "trial.json" and (path.is_symlink() or not path.is_file() or sha256(path) != sealed):
-        left.append(f"{place}: not there, or changed after the record was written")
-        return
-    entry = zipfile.ZipInfo(place, EPOCH)
-    entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-    archive.writestr(entry, path.read_bytes())
+def _added(archive: zipfile.ZipFile, root: Path, folder: Path, record: TrialResult, left: list[str]) -> bool:
+    """A trial's files, if they are what the record seals; whether its record is among them."""
+    seal, found = record.checksums["trial.json"], dict[str, bytes]()
+    for name, limit in FILES.items():
+        path = folder / name
+        try:
+            found[name] = b"" if path.is_symlink() else read_plain(path, limit)
+        except OSError as error:
+            left.append(f"{path.relative_to(root)}: {error.strerror or error}")
+            continue
+        # A record's own checksum stands in it, and it was checked when it was chosen.
+        same = seal.encode() in found[name] if name == "trial.json" else _sealed(found[name], record, name)
+        if not same:
+            left.append(f"{path.relative_to(root)}: not there, or changed after the record was written")
+            del found[name]
+    if "trial.json" not in found:
+        return False
+    for name, content in found.items():
+        entry = zipfile.ZipInfo((folder / name).relative_to(root).as_posix(), EPOCH)
+        entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+        archive.writestr(entry, content)
+    return True
+
+
+def _sealed(content: bytes, record: TrialResult, name: str) -> bool:
+    return hashlib.sha256(content).hexdigest() == record.checksums.get(name)

@@ -11,6 +11,7 @@ from tabulate import tabulate
 from sdbench import registry
 from sdbench.cost.nature import Nature, nature, state_sizes
 from sdbench.leaderboard_cells import bytes_text, count_text, marked
+from sdbench.licences import licence_of
 from sdbench.published import PublishedNumber, numbers_for
 from sdbench.spec import Record, Value
 
@@ -28,7 +29,8 @@ class MethodCard(Record):
     """All that is known of a method.
 
     canonical: False where a caveat goes with its numbers. state_bytes_at: on large data sets, beside a small network.
-    published: what papers and repositories report, none of it measured here.
+    published: what papers and repositories report, none of it measured here. licence: of the official code, an SPDX
+    identifier, "none stated" or "unknown"; empty where there is no such code, or no entry, as for most plug-ins.
     """
 
     name: str
@@ -46,6 +48,7 @@ class MethodCard(Record):
     recommended: dict[str, dict[str, Value]]
     refuses_mixing: str
     published: tuple[PublishedNumber, ...]
+    licence: str = ""
 
 
 def method_card(name: str) -> MethodCard:
@@ -67,6 +70,7 @@ def method_card(name: str) -> MethodCard:
         recommended={dataset: dict(values) for dataset, values in cls.recommended.items()},
         refuses_mixing=cls.refuses_mixing,
         published=numbers_for(name),
+        licence=licence_of(cls.official),
     )
 
 
@@ -102,6 +106,7 @@ def _row(name: str, *, counted: bool) -> dict[str, Any]:
     found = nature(name).model_dump(mode="json")
     passes = {key: found.pop(key) for key in PASSES}
     facts = {"caveat": cls.caveat, "canonical": not cls.caveat, "paper": cls.paper, "official": cls.official}
+    facts["licence"] = licence_of(cls.official)
     return {**row, **facts, "needs": found.pop("needs"), "passes": passes, **found}
 
 
@@ -115,7 +120,7 @@ def text(card: MethodCard) -> str:
     facts = {
         "caveat": card.caveat,
         "paper": f"{card.paper} ({card.year})" if card.year else card.paper,
-        "official": card.official,
+        "official": f"{card.official} (licence {card.licence})" if card.licence else card.official,
         "origin": card.origin,
         "needs": ", ".join(known.needs) or "one forward pass over labelled images",
         "passes": _passes(known),

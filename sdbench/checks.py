@@ -1,8 +1,9 @@
 """Conformance checks that a method's author runs: ``sdbench check NAME``.
 
 They try a method on a tiny task on the CPU, through the same session and trainer as a real trial.
-Not covered: whether the method is the paper's (golden arrays show that), a GPU, compiled steps, several
-devices, and state that the method keeps in its class or module, which only a fresh process would lose.
+Not covered: whether the method is the paper's (golden arrays show that), a GPU, compiled steps, processes that
+train together (but for the batches that they share), and state that the method keeps in its class or module,
+which only a fresh process would lose.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ CHECKS = FIRST + _listed(
     behaviour_checks.takes_two_classes,
     behaviour_checks.takes_short_batch,
     behaviour_checks.computes_in_bf16,
+    behaviour_checks.splits_over_devices,
     behaviour_checks.repeats,
     behaviour_checks.draws_from_its_generator,
     behaviour_checks.resumes,

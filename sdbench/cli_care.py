@@ -60,6 +60,9 @@ def prepare(
 @part.command()
 def gc(
     stale: Annotated[bool, typer.Option("--stale", help="also trials that one of today's source superseded")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="also checkpoints that --rerun failed would go on from")
+    ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     plugin: option.Plugins = None,
@@ -70,7 +73,7 @@ def gc(
     with answers():
         from sdbench import upkeep
 
-        _swept(upkeep.gc(results or "results", stale=stale, plugins=plugin or []), dry_run, yes, as_json)
+        _swept(upkeep.gc(results or "results", stale=stale, failed=failed, plugins=plugin or []), dry_run, yes, as_json)
 
 
 @part.command()
@@ -178,6 +181,8 @@ def _swept(found: Sweep, dry_run: bool, yes: bool, as_json: bool) -> None:
     if agreed(found, yes=yes, dry_run=dry_run, ask=asked):
         known, found = found.left, carry_out(found)
         if not as_json:
-            say("\n".join([*(f"left alone: {line}" for line in found.left if line not in known), found.counted]))
+            say("\n".join([*found.stayed(known), found.counted]))
     if as_json:
         say(json_of(found))
+    if found.failed:
+        raise typer.Exit(1)

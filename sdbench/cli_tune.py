@@ -45,7 +45,7 @@ def tune(
     max_failures: option.MaxFailures = None,
     workers: Annotated[Text, typer.Option(help="decoding processes of a streamed data set")] = None,
     compile_: option.Compile = None,
-    rerun: Annotated[Text, typer.Option(help="none, failed or all, of the trials with the chosen values")] = None,
+    rerun: Annotated[Text, typer.Option(help="none, failed (search trials too) or all (but search trials)")] = None,
     dry_run: option.DryRun = False,
     quiet: option.Quiet = False,
     as_json: option.Json = False,

@@ -38,7 +38,8 @@ def run(
     """Plan, train what is missing, write and print the board of what was asked for."""
     if shown.style not in STYLES:
         raise UserError(f"--progress: {unknown('style', shown.style, STYLES)}")
-    plan, settings = configuration.resolved(flags, path_of(config) if config else None, os.environ, command)
+    look = dry_run or show_config
+    plan, settings = configuration.resolved(flags, path_of(config) if config else None, os.environ, command, look=look)
     if show_config:
         say(configuration.text(settings, as_json))
         return 0

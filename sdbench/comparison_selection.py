@@ -12,6 +12,7 @@ from sdbench.leaderboard_groups import comparable, ground
 from sdbench.leaderboard_variants import Variant, variants
 from sdbench.selectors import parse_variant
 from sdbench.spec import TrialResult, Value
+from sdbench.validation_tuning import SEARCHED
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,9 @@ def choose(
 
 def matching(name: str, found: Sequence[Variant]) -> list[Variant]:
     """The variants of a table that go by a name: the one whose label it is, or else all whose method and parameters
-    are those given. ``source=`` takes the beginning of the hash of a method's source, as labels show it. ``all`` and
-    patterns with * or ? stand for all variants whose method they match."""
+    are those given. ``source=`` takes the beginning of the hash of a method's source, as labels show it, ``study=``
+    that of a tuning study's id, and ``lr=`` and ``weight_decay=`` what it chose. ``all`` and patterns with * or ? stand
+    for all variants whose method they match."""
     exact = [variant for variant in found if variant.label == name]
     if exact:
         return exact
@@ -89,7 +91,12 @@ def _called(variant: Variant, single: Sequence[str], found: Sequence[Variant]) -
 def _has(variant: Variant, key: str, text: str) -> bool:
     if key in variant.params:
         return _same(variant.params[key], text)
+    recipes = [result.spec.recipe for result in variant.trials.values() if result.spec.tuning]
+    if key in SEARCHED and recipes:
+        return _same(getattr(recipes[0], key), text)
     sources = {result.identity.method_source for result in variant.trials.values()}
+    if key == "study":
+        return any(r.spec.tuning.study.startswith(text) for r in variant.trials.values() if r.spec.tuning)
     return key == "source" and any(source.startswith(text) for source in sources)
 
 

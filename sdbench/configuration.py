@@ -45,11 +45,16 @@ class Setting(Record):
 
 
 def resolved(
-    flags: Mapping[str, Any], config: Path | None, environ: Mapping[str, str], command: Sequence[str]
+    flags: Mapping[str, Any],
+    config: Path | None,
+    environ: Mapping[str, str],
+    command: Sequence[str],
+    *,
+    look: bool = False,
 ) -> tuple[Plan, list[Setting]]:
     """The plan of what was asked for and all settings; its trials' records will keep them. Raises as ``make_plan``."""
     request = Request.gather(flags, config, environ)
-    plan = make_plan(request, command)
+    plan = make_plan(request, command, look=look)
     settings = [*_options(request, plan, origins(flags, config, environ)), *_recipe(plan)]
     settings += _coefficients(plan, origins(flags, config, environ).get("methods", "default"))
     kept = {s.name: _public(s) for s in settings if s.value != UNSET and "." not in s.name}

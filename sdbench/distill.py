@@ -153,7 +153,8 @@ def _lesson(alone: Trial, teacher: Teacher, taught_by: TrialResult, params: Mapp
     name = _method()
     recipe, theirs = alone.spec.recipe, taught_by.spec.recipe
     other = "" if recipe == theirs else f" {theirs.epochs} epochs {digest(theirs.model_dump(mode='json'))[:4]}"
-    label = f"{taught_by.spec.network}/{_named(taught_by)}{other}"
+    split = f" on {taught_by.spec.shards} processes" if taught_by.spec.shards > 1 else ""
+    label = f"{taught_by.spec.network}/{_named(taught_by)}{other}{split}"
     values = registry.resolve(name, alone.spec.dataset, {**params, "taught_by": label})
     spec = TrialSpec.model_validate(
         {

@@ -116,10 +116,24 @@ def is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
-def temporaries(folder: Path) -> list[Path]:
-    """What kills have left in a folder and one level below it, sorted; of a process at work, its files too."""
-    found = [p for pattern in (".*.tmp", "*/.*.tmp") for p in folder.glob(pattern) if is_temporary(p.name)]
-    return sorted(p for p in found if p.is_file() and not p.is_symlink())
+def temporaries(folder: Path, depth: int = 1) -> list[Path]:
+    """What kills have left in a folder and ``depth`` levels below it, sorted; of a process at work, its files too.
+    Neither links nor hidden folders are entered, and what cannot be listed has none."""
+    found, level = list[Path](), [folder]
+    for _ in range(depth + 1):
+        inside = [entry for one in level for entry in entries(one)]
+        found += [Path(e.path) for e in inside if is_temporary(e.name) and e.is_file(follow_symlinks=False)]
+        level = [Path(e.path) for e in inside if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
+    return sorted(found)
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name; nothing where it is gone or cannot be listed."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError:
+        return []
 
 
 def sweep(folder: Path, name: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -229,6 +230,12 @@ def peak_resident_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free, steady, on the disk of a folder, or of the nearest above it that is there."""
+    there = next(one for one in (folder, *folder.parents) if one.is_dir())
+    return steady(shutil.disk_usage(there).free)
 
 
 def steady(count: int) -> int:

@@ -119,8 +119,9 @@ def key(spec: TrialSpec) -> str:
 def _need(
     plan: Plan, spec: TrialSpec, count: int, profiles: ProfileIndex, size: DataSize, own: Holdings, machine: Machine
 ) -> Need:
-    on_disk = plan.options.state == "disk" or (
-        plan.options.state == "auto" and own.row_bytes > SHARE_OF_FREE_MEMORY * machine.free_memory
+    on_disk = spec.shards == 1 and (  # several processes join their memories, which are no files
+        plan.options.state == "disk"
+        or (plan.options.state == "auto" and own.row_bytes > SHARE_OF_FREE_MEMORY * machine.free_memory)
     )
     files = own.row_bytes if on_disk else 0
     checkpoint = own.weight_bytes * 2 + own.auxiliary_bytes * 2 + own.state_bytes - files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +57,7 @@ def machine_of(plan: Plan, spec: TrialSpec) -> Machine:
     return Machine(
         hardware=Hardware(name, environment.cpu_model(), spec.threads, torch_version),
         free_memory=environment.steady(free_memory(device)),
-        free_disk=environment.steady(shutil.disk_usage(plan.results).free),
+        free_disk=environment.free_disk(Path(plan.results)),
         at_once=1 if plan.resources.get("address") else max(1, len(slots(plan.typed_resources()))),
         workers=spare if options.workers is None else options.workers,
     )
@@ -66,7 +65,7 @@ def machine_of(plan: Plan, spec: TrialSpec) -> Machine:
 
 def data_size(spec: TrialSpec, options: Options) -> DataSize:
     """What of a trial's data set decides what it needs."""
-    location = Path(options.data_dir) if options.data_dir else None
+    location = options.place_of(spec.dataset)
     listing = data.listed(spec.dataset, location)
     if listing is None:
         facts = data.inspect(spec.dataset, location, spec.image_size)

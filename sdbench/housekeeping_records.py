@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from sdbench.spec import Count, Record
@@ -12,20 +13,28 @@ RECORDS = ("trial.json", "started.json")
 
 
 class Piece(Record):
-    """Something that can go. place: below the results folder. reason: why, and for a damaged record what is wrong."""
+    """Something that can go. place: below the results folder. reason: why, and for a damaged record what is wrong.
+    seal: the checksum of the trial's record when it was looked at, where that decides."""
 
     kind: Kind
     place: str
     bytes: Count
     reason: str
+    seal: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the folder of a trial."""
+        return self.kind in ("stale", "trial")
 
 
 class Sweep(Record):
-    """What goes, or went where ``done``; and what was left alone, with the reason."""
+    """What goes, or went where ``done``; what was left alone, with the reason; and what was to go and could not."""
 
     results: str
     pieces: tuple[Piece, ...]
     left: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
     done: bool = False
 
     @property
@@ -41,8 +50,12 @@ class Sweep(Record):
             f"{verb[piece.kind == 'damaged']}: {piece.place}: {piece.reason} ({piece.bytes / 2**20:.1f} MiB)"
             for piece in self.pieces
         ]
-        lines += [f"left alone: {line}" for line in self.left]
-        return "\n".join([*(printable(line) for line in lines), self.counted])
+        return "\n".join([*(printable(line) for line in lines), *self.stayed(), self.counted])
+
+    def stayed(self, known: Sequence[str] = ()) -> list[str]:
+        """A line for each thing that stays, but for those that are ``known``."""
+        lines = [f"left alone: {line}" for line in self.left if line not in known]
+        return [printable(line) for line in (*lines, *(f"could not go: {line}" for line in self.failed))]
 
     @property
     def counted(self) -> str:

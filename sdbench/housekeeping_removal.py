@@ -1,65 +1,136 @@
-"""The removal of what ``sdbench.housekeeping`` found: piece by piece, under locks, never through a link."""
+"""The removal of what ``sdbench.housekeeping`` found: piece by piece, under locks, never through a link.
+
+A trial's folder gets a hidden name first and is deleted under that, so that a kill leaves it whole or leaves nothing
+that looks like a trial; what is left then, ``gc`` removes.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from pathlib import Path
+from secrets import token_hex
 
-from filelock import FileLock, Timeout
-
-from sdbench.errors import EnvironmentProblem
+from sdbench.housekeeping_looks import damage_of, held, is_leftover, record_of, trial_at
 from sdbench.housekeeping_records import QUARANTINE, RECORDS, Piece, Sweep
-from sdbench.spec import TrialResult
-from sdbench.store import DamagedRecord, read_result, sync_folder
+from sdbench.store import Store, begun_again, sync_folder
+from sdbench.trial_folder import REMOVED
+
+CHANGED = "changed meanwhile"
 
 
 def carry_out(sweep: Sweep) -> Sweep:
-    """Remove and move what was found. Raises EnvironmentProblem where the disk refuses; what went is gone then."""
-    root, done, left = Path(sweep.results), [], list(sweep.left)
-    for piece in sweep.pieces:
-        path = root / piece.place
+    """Remove and move what was found and is still what it was. What cannot go is told, and the others go."""
+    root, done, left, failed = Path(sweep.results), list[Piece](), list(sweep.left), list[str]()
+    students = Students(root) if any(piece.whole for piece in sweep.pieces) else None
+    for piece in students.in_order(sweep.pieces) if students else sweep.pieces:
         try:
-            whole = piece.kind in ("stale", "trial")
-            with held(path if whole else path.parent, whole=whole) as free:
-                if not free:
-                    left.append(f"{piece.place}: a process works on it")
-                elif not _still(root, piece):
-                    left.append(f"{piece.place}: changed meanwhile")
-                else:
-                    _go(root, piece)
-                    done.append(piece)
+            why = _removed(root, piece, students)
         except OSError as error:
-            told = f"{len(done)} piece(s) went before"
-            raise EnvironmentProblem(
-                f"{path}: {error.strerror or error}; {told}; mend its rights, then again"
-            ) from error
-    return Sweep(results=sweep.results, pieces=tuple(done), left=tuple(left), done=True)
+            where = f" ({error.filename})" if error.filename else ""
+            failed.append(f"{piece.place}: {error.strerror or error}{where}")
+            continue
+        if why:
+            left.append(f"{piece.place}: {why}")
+        else:
+            done.append(piece)
+    return Sweep(results=sweep.results, pieces=tuple(done), left=tuple(left), failed=tuple(failed), done=True)
 
 
-def _go(root: Path, piece: Piece) -> None:
+class Students:
+    """Which trials learn from which, looked at again as often as takes a twentieth of the time."""
+
+    def __init__(self, root: Path) -> None:
+        self._store, self._gone = Store(root), set[str]()
+        self._look()
+
+    def _look(self) -> None:
+        begun = time.monotonic()
+        self._teachers = {r.trial_id: r.spec.teacher for r in self._store.scan().results if r.spec.teacher}
+        self._next = time.monotonic() + 20 * (time.monotonic() - begun)
+
+    def in_order(self, pieces: tuple[Piece, ...]) -> list[Piece]:
+        """Students before their teachers."""
+        return sorted(pieces, key=lambda piece: -self._generation(Path(piece.place).name))
+
+    def _generation(self, trial_id: str) -> int:
+        seen: list[str] = []
+        while (teacher := self._teachers.get(trial_id)) is not None and trial_id not in seen:
+            seen.append(trial_id)
+            trial_id = teacher
+        return len(seen)
+
+    def of(self, trial_id: str) -> str | None:
+        """A trial that learns from this one and has not been removed, if there is one."""
+        if time.monotonic() >= self._next:
+            self._look()
+        found = (student for student, teacher in self._teachers.items() if teacher == trial_id)
+        return next((student for student in found if student not in self._gone), None)
+
+    def forget(self, trial_id: str) -> None:
+        """It has been removed."""
+        self._gone.add(trial_id)
+
+
+def _removed(root: Path, piece: Piece, students: Students | None) -> str:
+    """Remove one piece, or say why it stays. Raises OSError where the disk refuses."""
     path = root / piece.place
+    if any(p.is_symlink() for p in (path, *path.parents) if p != root and root in p.parents):
+        return CHANGED
+    hidden = path.name.startswith(REMOVED)
+    owner = path if piece.whole or hidden else trial_at(root, path)
+    with held(owner, whole=piece.whole) if owner else contextlib.nullcontext("") as why:
+        why = why or _changed(root, piece, students)
+        if why:
+            return why
+        if piece.whole:
+            _remove_trial(root, path)
+            if students:
+                students.forget(path.name)
+        elif piece.kind == "damaged":
+            _quarantine(root, path)
+        elif path.is_dir():
+            _delete(path)
+        else:
+            path.unlink()
+    return ""
+
+
+def _changed(root: Path, piece: Piece, students: Students | None) -> str:
+    """Why a piece is not what it was when it was found, as far as a process may have changed it; else nothing."""
+    path = root / piece.place
+    if not os.path.lexists(path):
+        return CHANGED
+    if piece.kind == "temporary":
+        return "" if path.name.startswith(REMOVED) or is_leftover(root, path) else CHANGED
     if piece.kind == "damaged":
-        _quarantine(root, path)
-    elif path.is_dir():
-        shutil.rmtree(path)  # removes links inside, follows none
-        if piece.kind in ("stale", "trial"):
-            _drop_empty(root, path.parent)
-    else:
-        path.unlink()
+        return "" if path.name not in RECORDS or damage_of(path) else CHANGED
+    folder = path if piece.whole else path.parent
+    record, damage = record_of(folder)
+    if record is None or damage or record.checksums.get("trial.json") != piece.seal:
+        return CHANGED
+    if not piece.whole:
+        return CHANGED if begun_again(folder, record) else ""
+    student = students.of(record.trial_id) if students else None
+    return f"the teacher of trial {student}, which stays" if student else ""
 
 
-def _still(root: Path, piece: Piece) -> bool:
-    """Whether a piece is what it was when it was found, as far as a process may have changed it."""
-    path = root / piece.place
-    if any(p.is_symlink() for p in (path, *path.parents) if p != root and root in p.parents) or not path.exists():
-        return False
-    if piece.kind == "checkpoint":
-        record = readable_record(path.parent)
-        return record is not None and record.status == "ok"
-    return piece.kind != "damaged" or path.name not in RECORDS or isinstance(looked_at(path), DamagedRecord)
+def _remove_trial(root: Path, path: Path) -> None:
+    """Delete the folder of a trial whose lock is held, in one step as others see it."""
+    hidden = root / "trials" / f"{REMOVED}{path.name}-{token_hex(4)}"
+    path.rename(hidden)
+    sync_folder(path.parent)
+    _delete(hidden)
+    _drop_empty(root, path.parent)
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder, which others may be doing as well. Links inside are removed, none is followed."""
+    while os.path.lexists(folder):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
 
 def _quarantine(root: Path, path: Path) -> None:
@@ -77,46 +148,7 @@ def _quarantine(root: Path, path: Path) -> None:
 
 def _drop_empty(root: Path, folder: Path) -> None:
     """Remove the folders of a method, a network and a data set that have become empty."""
-    while folder != root / "trials" and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent
-
-
-def looked_at(path: Path) -> TrialResult | DamagedRecord | None:
-    try:
-        return read_result(path)
-    except FileNotFoundError:
-        return None
-    except DamagedRecord as damage:
-        return damage
-
-
-def readable_record(folder: Path) -> TrialResult | None:
-    """A trial's record, or else that it was started."""
-    for name in RECORDS:
-        if isinstance(found := looked_at(folder / name), TrialResult):
-            return found
-    return None
-
-
-@contextmanager
-def held(folder: Path, *, whole: bool = False) -> Iterator[bool]:
-    """The lock of a trial for the time of the block; False where a process has it. Where there is none it is made only
-    if the folder goes as a whole."""
-    lock = folder / ".lock"
-    if lock.is_symlink():
-        yield False
-        return
-    if not (lock.exists() or (whole and folder.is_dir())):
-        yield True
-        return
-    try:
-        with FileLock(lock, timeout=0):
-            yield True
-    except Timeout:
-        yield False
-
-
-def busy(folder: Path) -> bool:
-    with held(folder) as free:
-        return not free
+    with contextlib.suppress(OSError):  # another trial has begun there
+        while folder != root / "trials":
+            folder.rmdir()
+            folder = folder.parent

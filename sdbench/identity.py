@@ -11,6 +11,9 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import sys
+import sysconfig
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -49,12 +52,13 @@ def sources(path: Path) -> tuple[bytes, ...]:
     """The bytes of a method's file, then of all that it draws on, in order of their names."""
     found = files(path)
     imported = [d for text in found.values() for d in _imported(ast.parse(text)).values()]
-    others = sorted((file.name, text) for file, text in found.items() if file != path)
+    others = sorted((name_of(file, path), text) for file, text in found.items() if file != path)
     return found[path], *(text for _, text in others), *_definitions({d for d in imported if d[0] in SHARED})
 
 
 def files(path: Path) -> dict[Path, bytes]:
-    """The bytes of a method's file and of the neighbouring files that it imports, directly or through others."""
+    """The bytes of a method's file and of the neighbouring files that it imports, directly or through others; of a
+    plug-in also those of packages beside it. Asked for after it was imported."""
     found: dict[Path, bytes] = {}
     waiting = [path]
     while waiting:
@@ -62,11 +66,60 @@ def files(path: Path) -> dict[Path, bytes]:
         if file in found:
             continue
         found[file] = file.read_bytes()
-        imported = _imported(ast.parse(found[file]))
-        beside = {module.split(".")[0] for module, _ in imported.values() if module not in SHARED}
-        neighbours = {file.parent / f"{module}.py" for module in beside}
+        tree = ast.parse(found[file])
+        beside = {module.split(".")[0] for module, _ in _imported(tree).values() if module not in SHARED}
+        neighbours = {path.parent / f"{module}.py" for module in beside}
         waiting += sorted(f for f in neighbours if f.is_file())
+        if _is_plugin(path):
+            waiting += _in_packages(path.parent, file, tree)
     return found
+
+
+def _is_plugin(path: Path) -> bool:
+    """Whether the file was loaded as a plug-in."""
+    loaded = [module for name, module in list(sys.modules.items()) if name.startswith(registry.PLUGIN)]
+    return any(Path(module.__file__ or "") == path for module in loaded)
+
+
+def name_of(file: Path, path: Path) -> str:
+    """How a file is called that the method in ``path`` imports: its path from there, with slashes."""
+    return file.relative_to(path.parent).as_posix()
+
+
+def _in_packages(root: Path, file: Path, tree: ast.AST) -> list[Path]:
+    """The files in packages below ``root`` that a file there imports, in order of their paths."""
+    found = set()
+    for module in _modules(tree, file.parent.relative_to(root).parts):
+        top, *inner = module.split(".")
+        if not _taken_from(root, top):
+            continue
+        place = root / top
+        for part in inner:
+            found.add(place / "__init__.py")
+            found.add(place / f"{part}.py")
+            place /= part
+        found.add(place / "__init__.py")
+    return sorted(each for each in found if each.is_file())
+
+
+def _modules(tree: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
+    """The full names of all that a file of ``package`` imports and that may be modules."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level <= len(package):
+            home = package[: len(package) + 1 - node.level] if node.level else ()
+            start = ".".join([*home, *([node.module] if node.module else [])])
+            yield start
+            yield from (f"{start}.{alias.name}" for alias in node.names)
+
+
+def _taken_from(root: Path, package: str) -> bool:
+    """Whether Python has the package from that folder, and it is not installed there."""
+    installed = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
+    paths = getattr(sys.modules.get(package), "__path__", ())
+    here = any(Path(path).resolve() == (root / package).resolve() for path in paths)
+    return here and package != __package__ and root.resolve() not in installed
 
 
 def _definitions(wanted: set[Definition]) -> tuple[bytes, ...]:

@@ -79,10 +79,10 @@ def _within_networks(method: nn.Module) -> set[int]:
 
 
 def _running_statistics(*modules: nn.Module) -> set[int]:
-    return {id(b) for layer in _norms(*modules) for b in layer.buffers()}
+    return {id(b) for layer in running_layers(*modules) for b in layer.buffers()}
 
 
-def _norms(*modules: nn.Module) -> list[_NormBase]:
+def running_layers(*modules: nn.Module) -> list[_NormBase]:
     """Every layer with running statistics, once."""
     layers = {id(part): part for module in modules for part in module.modules() if isinstance(part, _NormBase)}
     return [layer for layer in layers.values() if layer.running_mean is not None]
@@ -149,7 +149,7 @@ class Joiner:
         return max(live), max(reserved)
 
     def _join_running_statistics(self) -> None:
-        layers = [layer for layer in _norms(self._network, self._method) if layer.training]
+        layers = [layer for layer in running_layers(self._network, self._method) if layer.training]
         values = [b for layer in layers for b in (layer.running_mean, layer.running_var) if b is not None]
         if values:
             flat = self._workers.sum(torch.cat(values)) / self._workers.shard.size

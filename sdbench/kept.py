@@ -18,19 +18,27 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
+from sdbench.durable import make_folder
 from sdbench.spec import Options
-from sdbench.store import EPOCH_LOGITS, replacing
+from sdbench.store import EPOCH_LOGITS, replacing, sync_folder
 from sdbench.trial_folder import make_way_for
+
+WEIGHTS, LOGITS = "network.safetensors", "logits.safetensors"
 
 
 def write_last(folder: Path, options: Options, weights: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
-    """The network's weights, and logits with their labels, where they are to be kept."""
+    """The network's weights, and logits with their labels, where they are to be kept. Where they are not, older ones
+    are deleted, which the record would seal as its own."""
+    for name, keeps in ((WEIGHTS, options.keep_weights), (LOGITS, options.keep_logits)):
+        if not keeps:
+            make_way_for(folder / name)
+            (folder / name).unlink(missing_ok=True)
     if options.keep_weights:
         own = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
-        with replacing(folder / "network.safetensors") as temporary:
+        with replacing(folder / WEIGHTS) as temporary:
             safetensors.torch.save_file(own, temporary)
     if options.keep_logits:
-        _write(folder / "logits.safetensors", logits)
+        _write(folder / LOGITS, logits)
 
 
 def wants(options: Options, epochs_done: int) -> bool:
@@ -48,6 +56,24 @@ def cut_back(folder: Path, epochs_done: int) -> None:
     for epoch, path in epoch_files(folder).items():
         if epoch > epochs_done:
             path.unlink(missing_ok=True)
+
+
+def take_over(folder: Path, again: Path, options: Options, epochs: int) -> None:
+    """Move what a trial of so many epochs that was run again keeps from ``again`` to where the older files lie, and
+    delete those of them that it does not keep. Done once more after a kill in between, it ends the same."""
+    for name in ("curve.jsonl", WEIGHTS, LOGITS):
+        if (again / name).exists():
+            (again / name).replace(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    for epoch, path in epoch_files(folder).items():
+        if epoch > epochs or not wants(options, epoch):
+            path.unlink(missing_ok=True)
+    for path in epoch_files(again).values():
+        make_folder(folder / EPOCH_LOGITS)
+        path.replace(folder / EPOCH_LOGITS / path.name)
+        sync_folder(folder / EPOCH_LOGITS)
+    sync_folder(folder)
 
 
 def epoch_files(folder: Path) -> dict[int, Path]:

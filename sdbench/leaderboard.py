@@ -35,6 +35,7 @@ def build_board(
     damaged: Sequence[str] = (),
     profiles: Iterable[ProfileResult] = (),
     published: Sequence[PublishedNumber] = (),
+    fruitless: Sequence[str] = (),
 ) -> Board:
     """The leaderboard of all results, in whatever order they come.
 
@@ -42,12 +43,14 @@ def build_board(
     most records name. damaged: sentences on records that could not be read; they become notes.
     profiles: where one fits a table, its rows say what a training step costs (``leaderboard_profiles``).
     published: numbers to be shown beside the measured ones; nothing is computed from them.
+    fruitless: sentences on methods that were tuned and have no row, since no search trial finished; they become notes.
     Every trial that did not finish is counted in its row and explained in the table's notes. Earlier
     generations of a chain are not rows; their cost is added to the last generation's.
     """
     by_id, notes = without_duplicates(results)
     shared = _Shared(by_id, index_profiles(profiles), finished(by_id.values()), published)
     tables = [_table(group, baseline, shared) for group in comparable(by_id)]
+    notes += fruitless
     notes += [f"record left out: {sentence}" for sentence in sorted(damaged)]
     return Board(tables=tuple(t for t in tables if t is not None), notes=tuple(notes))
 

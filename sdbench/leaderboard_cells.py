@@ -27,7 +27,8 @@ def title(table: Ground) -> str:
     """Data set, network, protocol, and what else tells tables apart."""
     size = f" at {table.image_size} pixels" if table.image_size is not None else ""
     split = "" if table.split == "full" else f", split {table.split}"
-    return f"{table.dataset}, {table.network}{size}, protocol {table.protocol} {table.protocol_version}{split}"
+    shards = f", {table.shards} processes per trial" if table.shards > 1 else ""
+    return f"{table.dataset}, {table.network}{size}, protocol {table.protocol} {table.protocol_version}{split}{shards}"
 
 
 def full_title(table: Ground) -> str:

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from sdbench.leaderboard_groups import table_key
 from sdbench.leaderboard_profiles import iso_cost_epochs
 from sdbench.leaderboard_records import IsoCost, StepCost
-from sdbench.leaderboard_variants import Variant, newest_complete
-from sdbench.spec import TrialResult, canonical
+from sdbench.leaderboard_variants import Variant, newest_complete, variant_key
+from sdbench.spec import TrialResult
 from sdbench.statistics import paired_difference
 
 Finished = Mapping[tuple[object, ...], Mapping[int, float]]
-"""Top-1 by seed of finished trials, by table, method, hyper-parameters and the method's source."""
+"""Top-1 by seed of finished trials, by table and variant."""
 
 
 def finished(results: Iterable[TrialResult]) -> Finished:
@@ -25,10 +25,9 @@ def finished(results: Iterable[TrialResult]) -> Finished:
     found: dict[tuple[object, ...], dict[int, TrialResult]] = defaultdict(dict)
     for result in results:
         if result.metrics is not None and result.status == "ok" and result.spec.generation is None:
-            spec = result.spec
-            own = found[table_key(result), spec.method, canonical(spec.params), result.identity.method_source]
-            other = own.get(spec.seed)
-            own[spec.seed] = result if other is None else max(other, result, key=newest_complete)
+            own = found[table_key(result), variant_key(result)]
+            other = own.get(result.spec.seed)
+            own[result.spec.seed] = result if other is None else max(other, result, key=newest_complete)
     return {key: {seed: r.metrics.top1 for seed, r in own.items() if r.metrics} for key, own in found.items()}
 
 
@@ -50,7 +49,6 @@ def _of(variant: Variant, base: Variant | None, step: StepCost | None, index: Fi
         return None
     one = next(iter(variant.trials.values()))
     epochs = iso_cost_epochs(one.spec.recipe.epochs, step.time, step.generations)
-    source = next(iter(base.trials.values())).identity.method_source
-    longer = index.get((table_key(one, epochs), base.method, canonical(base.params), source), {})
+    longer = index.get((table_key(one, epochs), variant_key(next(iter(base.trials.values())))), {})
     gain = paired_difference(variant.top1(), longer)
     return IsoCost(epochs=epochs, gain=gain) if gain.n else None

@@ -62,20 +62,28 @@ def newest_complete(result: TrialResult) -> tuple[bool, bool, str, str]:
     return result.status == "ok", settled, result.provenance.finished, result.model_dump_json()
 
 
-_Key = tuple[str, str, str, str]
+VariantKey = tuple[str, str, str, str, float, float]
+
+
+def variant_key(result: TrialResult) -> VariantKey:
+    """Equal for trials of one variant in one table: method, parameters, source of the method, and what a search chose
+    of the recipe, with the study that it chose in. One study may choose otherwise on another machine."""
+    spec, recipe = result.spec, result.spec.recipe
+    study = spec.tuning.study if spec.tuning else ""
+    own = (spec.method, canonical(spec.params), result.identity.method_source, study)
+    return (*own, recipe.lr, recipe.weight_decay)
 
 
 def variants(results: Sequence[TrialResult], by_id: Mapping[str, TrialResult]) -> tuple[list[Variant], list[str]]:
-    """Trials by method, parameters, source of the method and tuning study, in a fixed order, and notes.
+    """Trials by ``variant_key``, in a fixed order, and notes.
 
     A seed counts once, in its newest complete trial: two trials of one variant and seed differ in
     threads or in whom they learned from (an earlier generation, a named teacher), and are no two seeds.
     """
-    found: dict[_Key, dict[int, TrialResult]] = defaultdict(dict)
-    again: dict[_Key, set[int]] = defaultdict(set)
+    found: dict[VariantKey, dict[int, TrialResult]] = defaultdict(dict)
+    again: dict[VariantKey, set[int]] = defaultdict(set)
     for result in results:
-        study = result.spec.tuning.study if result.spec.tuning else ""
-        key = (result.spec.method, canonical(result.spec.params), result.identity.method_source, study)
+        key = variant_key(result)
         other = found[key].get(result.spec.seed)
         if other is not None:
             again[key].add(result.spec.seed)
@@ -98,14 +106,15 @@ def _variant(label: str, trials: Mapping[int, TrialResult], by_id: Mapping[str, 
     return Variant(label, newest.caveat, newest.spec.method, newest.spec.params, by_seed, costs)
 
 
-def _labels(found: Mapping[_Key, Mapping[int, TrialResult]]) -> dict[_Key, str]:
+def _labels(found: Mapping[VariantKey, Mapping[int, TrialResult]]) -> dict[VariantKey, str]:
     """The method's name and, where the table has several variants of it, what they differ in."""
-    by_method: dict[str, list[_Key]] = defaultdict(list)
+    by_method: dict[str, list[VariantKey]] = defaultdict(list)
     for key in found:
         by_method[key[0]].append(key)
     labels = {}
     for method, keys in by_method.items():
-        params = {key: next(iter(found[key].values())).spec.params for key in keys}
+        # A table's trials differ in rate and decay only where those were searched for.
+        params = {k: {**_any(found[k]).spec.params, "lr": k[4], "weight_decay": k[5]} for k in keys}
         names = sorted({name for own in params.values() for name in own})
         differing = [n for n in names if len({canonical(own.get(n)) for own in params.values()}) > 1]
         sources, studies = (len({key[place] for key in keys}) > 1 for place in (2, 3))
@@ -115,6 +124,10 @@ def _labels(found: Mapping[_Key, Mapping[int, TrialResult]]) -> dict[_Key, str]:
             parts += [f"study={key[3][:8]}"] if studies else []
             labels[key] = f"{method}[{','.join(parts)}]" if parts else method
     return labels
+
+
+def _any(trials: Mapping[int, TrialResult]) -> TrialResult:
+    return next(iter(trials.values()))
 
 
 def _text(value: Value) -> str:

@@ -3,6 +3,7 @@
 A record is copied with its files into a hidden folder of the destination, its checksums are verified on the copy, and
 the copy takes its place by one rename, or by one exchange where an older record stands there. A kill at any moment
 leaves every record of the destination as it was or as it became; what it left half-copied, the next merge removes.
+Tuning studies, each a store of its own below ``tuning/``, are merged likewise, with their records.
 
 Not covered: two machines that merge into one folder over a network file system without locks.
 """
@@ -26,6 +27,7 @@ from sdbench.merging_copies import (
     exchange,
     held,
     keep_damaged,
+    lacks,
     move_in,
     passable,
     recover,
@@ -34,7 +36,8 @@ from sdbench.merging_copies import (
 )
 from sdbench.paths import path_of, readable
 from sdbench.spec import Record
-from sdbench.store import Store, sha256, sync_folder
+from sdbench.store import DamagedRecord, Store, sha256, sync_folder
+from sdbench.study_records import FILE, FOLDER, mark_stopped, read_study, stopped_after, write_study
 from sdbench.validation_files import PROFILE, TREES, TRIAL, Found, Unsound, curve_lines, search
 from sdbench.validation_trial import safe_sibling
 
@@ -42,6 +45,7 @@ Keep = Literal["newest", "oldest", "fail"]
 Outcome = Literal["copied", "already there", "replaced", "refused"]
 
 LOCK = ".merging.lock"
+STUDY_ID = re.compile("[0-9a-f]{16}")
 NOT_LOOKED_AT = ("link", "unreadable", "place")
 """Kinds of findings of a search that may hide records."""
 
@@ -83,11 +87,12 @@ class Merge(Record):
 
 
 def merge(sources: Sequence[str], into: str | None, keep: str = "newest") -> Merge:
-    """Copy the trials and profiles of other results folders into one, which is made where it is missing.
+    """Copy trials, profiles and tuning studies of other results folders into one, which is made where it is missing.
 
     Of two records of one trial, one that finished wins over one that failed, and that over one that was interrupted.
     Between two that finished, or two that failed, ``keep`` decides: the one made last ("newest"), or first ("oldest"),
-    or the destination's, while the source's is refused ("fail"). Of two that were interrupted the one with more epochs
+    or the destination's, while the source's is refused ("fail"). A finished record without weights or logits that the
+    other one has, as bundles hold them, never replaces it. Of two that were interrupted the one with more epochs
     stays. A record that stands there already, to the byte, is left alone, but for files that it seals and lacks there.
     Damaged records, those on which a process works, and what a newer sdbench wrote are refused. Raises UserError where
     a path is no results folder or source and destination are the same, EnvironmentProblem where ``into`` cannot be
@@ -102,9 +107,7 @@ def merge(sources: Sequence[str], into: str | None, keep: str = "newest") -> Mer
     store.prepare()
     try:
         with FileLock(store.root / LOCK):
-            recover(store.root)
             records = [each for root in roots for each in _merged_from(root, store.root, keep)]
-            recover(store.root)
     except OSError as error:
         problem = f"{into} cannot be written ({error.strerror or error}); what was merged stays, merge again"
         raise EnvironmentProblem(problem) from error
@@ -129,13 +132,60 @@ def _sources(sources: Sequence[str], into: str) -> list[str]:
 
 
 def _merged_from(source: str, root: Path, keep: str) -> Iterator[Merged]:
-    """Copy all records of a source, and say where others may be that could not be looked at."""
+    """Copy all records of a source and of the tuning studies below it, whose folders bear their ids."""
+    yield from _records_from(source, root, keep)
+    below = path_of(source) / FOLDER
+    for folder in sorted(below.glob("*")) if not below.is_symlink() else ():
+        if not STUDY_ID.fullmatch(folder.name) or (folder / "trials").is_symlink() or not (folder / "trials").is_dir():
+            continue
+        place, target = str(Path(source) / FOLDER / folder.name), root / FOLDER / folder.name
+        try:
+            if folder.is_symlink():
+                raise Refused("a link, which is not followed")
+            passable(root, target.relative_to(root))
+        except Refused as refusal:
+            yield Merged(outcome="refused", place=readable(place), reason=str(refusal))
+            continue
+        Store(target).prepare()
+        with FileLock(target / LOCK):
+            yield from _records_from(place, target, keep)
+
+
+def _records_from(source: str, root: Path, keep: str) -> Iterator[Merged]:
+    """Copy all records of a store, and say where others may be that could not be looked at."""
+    recover(root)
     searched = search(source)
     for found in (*searched.trials, *searched.profiles):
         yield _merged(found, root, keep)
     for finding in searched.findings:
         if finding.kind in NOT_LOOKED_AT:
             yield Merged(outcome="refused", place=finding.place, reason=finding.problem)
+    yield from _study(path_of(source), root)
+    recover(root)
+
+
+def _study(folder: Path, root: Path) -> Iterator[Merged]:
+    """Bring in the record of a study, where the destination has none or one of a search that is not over. It tells what
+    the study's trials tell; the next search writes it anew."""
+    path = folder / FILE
+    if not path.is_file():
+        return
+    outcome: Outcome = "already there"
+    reason = ""
+    try:
+        if path.is_symlink():
+            raise Refused("a link, which is not followed")
+        theirs = read_study(folder)
+        ours = None
+        with suppress(FileNotFoundError, DamagedRecord):
+            ours = read_study(root)
+        if ours is None or (theirs.over and not ours.over):
+            write_study(root, theirs)
+            outcome = "replaced" if ours else "copied"
+            reason = "the destination's search was not over" if ours else ""
+    except (DamagedRecord, Refused) as error:
+        outcome, reason = "refused", str(error)
+    yield Merged(outcome=outcome, place=readable(str(path)), target="", reason=reason)
 
 
 def _merged(found: Found, root: Path, keep: str) -> Merged:
@@ -161,6 +211,7 @@ def _brought(theirs: Standing, root: Path, keep: str) -> tuple[Outcome, str]:
     with held(target, TARGET_BUSY):
         ours = standing_at(target)
         if ours and ours.seal == theirs.seal:
+            _marked(theirs.folder, target)
             return _filled(theirs, root)
         outcome, reason = _choose(theirs, ours, keep) if ours else ("copied", "")
         if outcome in ("copied", "replaced"):
@@ -197,6 +248,13 @@ def _filled(theirs: Standing, root: Path) -> tuple[Outcome, str]:
     return "replaced", f"the destination's lacked, or had broken: {', '.join(names)[:200]}"
 
 
+def _marked(folder: Path, target: Path) -> None:
+    """Bring in a scheduler's mark beside the same record, which may be older than the mark."""
+    after = stopped_after(folder)
+    if after is not None and stopped_after(target) is None:
+        mark_stopped(target, "asha", after)
+
+
 def _holds(path: Path, checksum: str) -> bool:
     return path.is_file() and sha256(path) == checksum
 
@@ -213,6 +271,8 @@ def _choose(theirs: Standing, ours: Standing, keep: str) -> tuple[Outcome, str]:
         raise Refused("the destination has another record of it; choose with --keep newest or --keep oldest")
     made, had = theirs.record.provenance.finished, ours.record.provenance.finished
     wanted = made > had if keep == "newest" else made < had
+    if wanted and theirs.rank == 2 and (missing := lacks(theirs, ours)):
+        return "already there", f"kept, as only the destination's has {', '.join(missing)[:200]}"
     return _replaced_if(wanted), f"made {made[:40]}, the destination's {had[:40]}; kept {keep}"
 
 

@@ -19,6 +19,7 @@ from sdbench.cost.records import PROFILE_SCHEMA_VERSION, ProfileResult
 from sdbench.errors import EnvironmentProblem
 from sdbench.spec import SCHEMA_VERSION, TrialResult
 from sdbench.store import EPOCH_LOGITS, DamagedRecord, Store, read_sealed, sync_folder
+from sdbench.study_records import STOPPED
 from sdbench.trial_folder import STATE
 from sdbench.validation_files import PROFILE, STARTED, TREES, TRIAL, Found
 from sdbench.validation_profile import expected_ids
@@ -32,7 +33,7 @@ CHUNK = 2**20
 MAX_NAME = 200
 """Characters of a name that becomes a folder."""
 
-BESIDE = ("log.txt",)
+BESIDE = ("log.txt", STOPPED)
 UNSEALED = ("curve.jsonl", "checkpoint", STATE, EPOCH_LOGITS)
 """What an interrupted trial goes on from; its record seals none of it."""
 
@@ -139,8 +140,11 @@ def source(found: Found) -> Standing:
 
 @contextmanager
 def held(folder: Path, why: str, *, source: bool = False) -> Iterator[None]:
-    """The lock of a trial's folder. Raises Refused where a process has it. A source's is taken only where the file
-    exists and can be locked: sources may be read-only."""
+    """The lock of a trial's folder. Raises Refused where a process has it, or it is a link, which locking would follow.
+    A source's is taken only where the file exists and can be locked: sources may be read-only."""
+    if (folder / ".lock").is_symlink():
+        whose = "its" if source else "the destination's"
+        raise Refused(f"{whose} .lock is a link, which is not followed; delete the link and merge again")
     with ExitStack() as stack:
         try:
             if not source or ((folder / ".lock").is_file() and os.access(folder / ".lock", os.W_OK)):
@@ -148,6 +152,12 @@ def held(folder: Path, why: str, *, source: bool = False) -> Iterator[None]:
         except Timeout:
             raise Refused(why) from None
         yield
+
+
+def lacks(one: Standing, other: Standing) -> list[str]:
+    """The tensors that another record seals and has, and that are not beside this one."""
+    sealed = [name for name in other.record.checksums if name.endswith(".safetensors") and safe_sibling(name)]
+    return [name for name in sealed if (other.folder / name).is_file() and not (one.folder / name).is_file()]
 
 
 def copied(standing: Standing, root: Path) -> Path:
@@ -177,7 +187,8 @@ def copied(standing: Standing, root: Path) -> Path:
 
 
 def _unsealed(standing: Standing) -> list[str]:
-    """Files that no checksum covers and that are wanted: the log, and what an interrupted trial goes on from."""
+    """Files that no checksum covers and that are wanted: the log, a scheduler's mark, and what an interrupted trial
+    goes on from."""
     if standing.name == PROFILE:
         return []
     names = list(BESIDE)

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from sdbench import checkpoint, environment
+from sdbench import attempts, checkpoint, environment, kept
 from sdbench.identity import plugin_sha256
 from sdbench.spec import Options, Provenance, TrialResult
-from sdbench.store import DamagedRecord, Store, WriteProblem, read_result, write_curve
+from sdbench.store import Store, WriteProblem, write_curve
+from sdbench.trial_folder import AGAIN
 
 REASON_CHARS = 2000
 """Of what an exception says; the beginning and the end where it says more."""
@@ -64,29 +65,44 @@ def provenance(options: Options, device: torch.device | None, started: str, meth
     )
 
 
-def conclude(store: Store, result: TrialResult, options: Options, curve: Sequence[dict[str, Any]]) -> TrialResult:
-    """Write the last word on a trial and drop what it is not gone on from; returns the record that stands then.
+def is_over(result: TrialResult) -> bool:
+    """Whether nobody goes on from a trial's checkpoints: it is finished, or would diverge again. What failed otherwise
+    may have failed for want of memory, of time, or for a file that could not be read just then."""
+    return result.status in ("ok", "nan")
 
-    curve: its lines so far. A trial that was being run again and is interrupted keeps the result that it had.
-    WriteProblem where the record cannot be written.
+
+def conclude(
+    store: Store, result: TrialResult, options: Options, curve: Sequence[dict[str, Any]], *, again: bool = False
+) -> None:
+    """Write the last word on a trial and drop what it is not gone on from.
+
+    curve: its lines so far. again: the trial was finished before and wrote into ``again/``. A finished record is only
+    replaced by a finished one, with all its files. WriteProblem where the record cannot be written.
     """
     folder = store.folder(result.spec, result.trial_id)
-    if result.status == "interrupted" and _has_result(folder):
-        return result
+    own = folder / AGAIN if again else folder
+    if result.status == "interrupted" and attempts.standing(folder) is not None:
+        return
     try:
-        if not curve and result.final:
-            write_curve(folder / "curve.jsonl", [])
-        store.write(result)
+        _write(store, result, options, curve, again)
     except WriteProblem:
-        checkpoint.make_room(folder / "checkpoint")  # for the record, where the disk is full
-        store.write(result)
-    if result.final and not options.keep_checkpoints:
-        checkpoint.remove(folder / "checkpoint")
-    return result
+        checkpoint.make_room(own / "checkpoint")  # for the record, where the disk is full
+        _write(store, result, options, curve, again)
+    if is_over(result) and not options.keep_checkpoints:
+        checkpoint.remove(own / "checkpoint")
+    if result.status != "ok":
+        return
+    if again:
+        checkpoint.remove(folder / "checkpoint")  # of the training that it replaces
+        if options.keep_checkpoints and (own / "checkpoint").is_dir():
+            (own / "checkpoint").rename(folder / "checkpoint")
+    attempts.close(folder)
 
 
-def _has_result(folder: Path) -> bool:
-    try:
-        return read_result(folder / "trial.json").status == "ok"
-    except (FileNotFoundError, DamagedRecord):
-        return False
+def _write(store: Store, result: TrialResult, options: Options, curve: Sequence[dict[str, Any]], again: bool) -> None:
+    folder = store.folder(result.spec, result.trial_id)
+    if again and result.status == "ok":
+        kept.take_over(folder, folder / AGAIN, options, result.spec.recipe.epochs)
+    if not (again or curve) and result.final:
+        write_curve(folder / "curve.jsonl", [])
+    store.conclude(result)

@@ -16,7 +16,7 @@ from sdbench.engine import Resources, ray_tune
 from sdbench.errors import EnvironmentProblem, UserError, unknown
 from sdbench.iso_cost import iso_cost_cells
 from sdbench.paths import absolute_text, path_of
-from sdbench.plan_options import options_of, resources_of
+from sdbench.plan_options import joined, options_of, resources_of
 from sdbench.protocol import PROTOCOLS, TUNED, Cell, Protocol, baselines, expand
 from sdbench.request import Problems, Request
 from sdbench.selectors import parse_seeds
@@ -44,10 +44,11 @@ class Plan(Record):
         return Resources(**self.resources)
 
 
-def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
+def make_plan(request: Request, command: Sequence[str] = (), *, look: bool = False) -> Plan:
     """Judge a request as a whole. Raises UserError with every problem, or EnvironmentProblem where
-    nothing is wrong with the request but the machine lacks something."""
+    nothing is wrong with the request but the machine lacks something. look: no results folder is needed."""
     problems = Problems()
+    request = joined(request, problems)
     for plugin in request.plugin:
         problems.attempt(lambda plugin=plugin: registry.load_plugin(plugin))  # type: ignore[misc]
     protocol = _protocol(request, problems)
@@ -66,7 +67,8 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
     iso_cost = problems.choice("iso-cost", request.iso_cost, ("true", "false"), "false") == "true"
     budget = problems.attempt(lambda: budget_for(request.budget, options.device, elsewhere=bool(request.address)))
     results = Path(absolute_text(request.results or "results"))
-    problems.attempt(Store(results).prepare)
+    if not look:
+        problems.attempt(Store(results).prepare)
     datasets = _datasets(request, problems)  # last: it may download, which only a sound request is worth
     recipes = _recipes(protocol, datasets, overrides, problems)
     shards.judge(resources.gpus_per_trial, variants, recipes, problems)
@@ -87,7 +89,7 @@ def make_plan(request: Request, command: Sequence[str] = ()) -> Plan:
         trials=tuple(trials),
         options=options,
         resources=vars(resources),
-        engine=_engine(engine),
+        engine=_engine(engine, request.address),
         results=str(results),
         rerun=rerun,
         baseline=registry.baseline_name(),
@@ -229,11 +231,12 @@ def _seeds(request: Request, protocol: Protocol, problems: Problems) -> tuple[in
     return tuple(range(count)) if count else protocol.seeds
 
 
-def _engine(wanted: str) -> str:
+def _engine(wanted: str, address: str | None) -> str:
     if wanted == "local":
         return "local"
     if ray_tune.available():
         return "ray"
-    if wanted == "ray":
-        raise EnvironmentProblem("--engine ray: Ray is not installed; pip install 'ray[tune]', or use --engine local")
+    if wanted == "ray" or address:
+        what = f"--address {address}" if address else "--engine ray"
+        raise EnvironmentProblem(f"{what}: Ray is not installed; pip install 'ray[tune]', or use --engine local")
     return "local"

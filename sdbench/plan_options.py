@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
-from sdbench import registry, shards
-from sdbench.engine import Resources
+from sdbench import data, registry, shards
+from sdbench.engine import Resources, ray_cluster
 from sdbench.environment import choose_device
+from sdbench.errors import UserError
 from sdbench.paths import absolute_text
 from sdbench.protocol import Protocol
 from sdbench.public_command import public_command
@@ -24,11 +26,10 @@ def options_of(request: Request, protocol: Protocol, problems: Problems, command
     failures = problems.number("max_failures", request.max_failures, int, 0, 100)
     every = problems.number("eval_every", request.eval_every, int, 0, 100_000)
     device = problems.choice("device", request.device, ("auto", "cpu", "cuda"), "auto")
-    location = [name.removeprefix("folder:") for name in request.dataset if name.startswith("folder:")]
-    place = location[0] if location else request.data_dir
     return Options.model_validate(
         {
-            "data_dir": absolute_text(place) if place else None,
+            "data_dir": absolute_text(request.data_dir) if request.data_dir else None,
+            "folders": _folders(request.dataset),
             "plugins": tuple(absolute_text(p) for p in request.plugin),
             "device": device,
             "keep_weights": flag("weights", request.weights, "true"),
@@ -47,6 +48,16 @@ def options_of(request: Request, protocol: Protocol, problems: Problems, command
             "command": public_command(list(command)),
         }
     )
+
+
+def _folders(names: Sequence[str]) -> dict[str, str]:
+    """Where the folders of images are that a request names, by their names in records."""
+    found = {}
+    for name in names:
+        if name.startswith("folder:"):
+            with contextlib.suppress(UserError):  # the plan tells of names that are none
+                found[data.canonical_name(name)] = absolute_text(name.removeprefix("folder:"))
+    return found
 
 
 def _logits_every(request: Request, problems: Problems) -> int:
@@ -68,6 +79,14 @@ def _compile(request: Request, device: str, problems: Problems) -> str:
     if wanted == "graph" and not request.address and choose_device(device).type != "cuda":
         problems.found.append("--compile graph: a CUDA graph needs a GPU; leave it out, or see `sdbench doctor`")
     return wanted
+
+
+def joined(request: Request, problems: Problems) -> Request:
+    """The request with the address of the cluster that its trials go to, from ``--address`` or RAY_ADDRESS."""
+    if request.engine == "local" and request.address:
+        problems.found.append(f"--engine local and --address {request.address} together: only Ray joins; drop one")
+    address = None if request.engine == "local" else problems.attempt(lambda: ray_cluster.chosen(request.address))
+    return request.model_copy(update={"address": address})
 
 
 def resources_of(request: Request, problems: Problems) -> Resources:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,7 +144,7 @@ def preview_of(plan: Plan) -> Preview:
         seconds=sum(trial.seconds or 0.0 for trial in due),
         untold=sum(trial.seconds is None for trial in due),
         disk_bytes=round(sum(known) / len(known) * len(due)) if known else None,
-        free_bytes=environment.steady(shutil.disk_usage(plan.results).free),
+        free_bytes=environment.free_disk(Path(plan.results)),
         spending=meter.look(working=False) if meter else None,
         forecast=forecast_of(plan, [trial for trial in plan.trials if trial.id in running]),
     )

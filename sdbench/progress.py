@@ -19,6 +19,7 @@ from sdbench.bounded import open_plain
 from sdbench.spec import Trial
 from sdbench.store import DamagedRecord, Store, read_result
 from sdbench.terminal import visible
+from sdbench.trial_folder import AGAIN
 from sdbench.usage import memory_in_use
 
 POLL_S = 0.5
@@ -106,7 +107,8 @@ class Monitor:
         return self._curve(w) + self._record(w)
 
     def _curve(self, w: Watched) -> list[str]:
-        path = w.folder / "curve.jsonl"
+        again = w.folder / AGAIN / "curve.jsonl"
+        path = again if again.is_file() else w.folder / "curve.jsonl"
         try:
             size = path.stat().st_size if path.is_file() else 0
         except OSError:

@@ -27,6 +27,9 @@ _ORIGIN: dict[str, str] = {}
 _loading = "plug-in"
 _builtin_loaded = False
 
+PLUGIN = "sdbench_plugin_"
+"""Beginning of the names of the modules that plug-in files become."""
+
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -57,10 +60,9 @@ class Parameter:
         wanted: tuple[type, ...] = (int, float) if self.type is float else (self.type,)
         if not isinstance(value, wanted) or (isinstance(value, bool) and self.type is not bool):
             return f"expected {self.type.__name__}, got {value!r}"
-        if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        most = MAX_WHOLE if isinstance(value, int) else sys.float_info.max
+        if isinstance(value, int | float) and not abs(value) <= most:  # NaN included
             return f"expected a finite number, got {value!r}"
-        if isinstance(value, int) and abs(value) > MAX_WHOLE:
-            return f"expected a number of at most {MAX_WHOLE}"
         off = isinstance(self.range, LogUniform) and value == 0  # a coefficient switched off
         if self.range is not None and not off and value != self.default and value not in self.range:
             return f"{value!r} is outside {self.range}"
@@ -199,7 +201,7 @@ def load_plugin(path: str | Path) -> ModuleType:
     file = path_of(path).resolve()
     if not file.is_file():
         raise UserError(f"plug-in {path}: no such file; give the path of a Python file")
-    module_name = f"sdbench_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    module_name = f"{PLUGIN}{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     if module_name in sys.modules:
         return sys.modules[module_name]
     spec = importlib.util.spec_from_file_location(module_name, file)

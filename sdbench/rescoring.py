@@ -17,7 +17,7 @@ from filelock import Timeout
 
 from sdbench.kept_logits import UnusableLogits, read_held_out, read_logits
 from sdbench.spec import Metrics, Record, Scaled, TrialResult
-from sdbench.store import Store, read_result
+from sdbench.store import Store, read_result, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,7 +118,9 @@ def _write(store: Store, old: TrialResult, new: TrialResult) -> State:
             before = old.checksums["trial.json"]
             if read_result(folder / "trial.json").checksums["trial.json"] != before:
                 return "busy"  # written by another process meanwhile
-            store.write(new.model_copy(update={"rescored_from": before}))
+            if sha256(folder / LOGITS) != old.checksums[LOGITS]:
+                return "busy"  # so were its logits
+            store.reseal(new.model_copy(update={"rescored_from": before}))
     except Timeout:
         return "busy"
     return "written"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 
 from sdbench import registry
+from sdbench.coupling import coupling
 from sdbench.data.dataset import anchors_per_step
 from sdbench.environment import choose_device
+from sdbench.errors import UserError
 from sdbench.joining import refuse_apart
 from sdbench.request import Problems, Request
 from sdbench.spec import Recipe, Value
@@ -27,6 +30,11 @@ def count(request: Request, problems: Problems) -> int:
         problems.found.append(f"{with_it} and --per-gpu {request.per_gpu} together; a trial has whole GPUs or a part")
     if request.compile == "graph":
         problems.found.append(f"{with_it} and --compile graph together: such steps are not captured; drop one")
+    if request.state == "disk":
+        problems.found.append(
+            f"{with_it} and --state disk together: the processes of a trial join their memories of every image, which "
+            "are not kept in files; drop one"
+        )
     gpus = None if request.address else _gpus(request.device or "auto")
     if gpus is not None and gpus < wanted:
         problems.found.append(
@@ -63,18 +71,33 @@ def judge(
 
 
 def refuse(name: str, params: Mapping[str, Value]) -> None:
-    """Raises UserError where a method, set up beside a small network, does not say how its state comes together."""
+    """Raises UserError where a method, set up beside a small network, does not say how its state comes together, or
+    where its loss on a batch there is not that of the parts together."""
     task = TinyTask()
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    with _settings_kept():
+        try:
+            session = task.session(task.trial(name, params))
+        except Exception:  # it needs another task; it is asked again when its trial starts
+            return
+        refuse_apart(name, session.method, session.network)
+        try:
+            found = coupling(session)
+        except Exception:  # it cannot be trained on this task: so it is not tried
+            return
+    if found:
+        raise UserError(f"{name} cannot be trained on several devices: {found}")
+
+
+@contextmanager
+def _settings_kept() -> Iterator[None]:
+    """Puts back what a session sets for its whole process, and torch's generator."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     try:
         with torch.random.fork_rng(devices=[]):
-            session = task.session(task.trial(name, params))
-    except Exception:  # it needs another task; it is asked again when its trial starts
-        return
-    finally:  # a session sets what its whole process needs
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
-    refuse_apart(name, session.method, session.network)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def _share_out(shards: int, name: str, params: Mapping[str, Value], batch_size: int, problems: Problems) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
@@ -195,11 +196,13 @@ class TrialResult(Record):
 class Options(Record):
     """How to run trials; nothing here can change a result, so nothing here is part of an identity.
 
+    folders: where the folders of images are, by the data set's name; all others are looked for in ``data_dir``.
     workers: decoding processes of a streamed data set; None for as many as the trial has processors to spare.
     state: where a memory of every training image is kept, see ``sdbench.shelf``.
     """
 
     data_dir: str | None = None
+    folders: dict[str, str] = {}
     plugins: tuple[str, ...] = ()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     keep_weights: bool = True
@@ -218,6 +221,11 @@ class Options(Record):
     command: tuple[str, ...] = ()
     config: dict[str, str] = {}
     origins: dict[str, str] = {}
+
+    def place_of(self, dataset: str) -> Path | None:
+        """Where a data set's files are; None for wherever data is kept by default."""
+        place = self.folders.get(dataset, self.data_dir)
+        return Path(place) if place else None
 
 
 def canonical(value: Any) -> str:

@@ -5,6 +5,7 @@
         trial.json     the result, written last
         curve.jsonl    one line per epoch
         network.safetensors, logits.safetensors, epoch_logits/, checkpoint/, state/, log.txt (of a trial that failed)
+        again/         the same of a finished trial while it is run again (``sdbench.attempts``)
         .lock          held by the process that works on the trial; what a dead one leaves is no lock
 
 A record is written after the files beside it, with their checksums; ``sdbench.durable`` tells how files are written.
@@ -15,16 +16,12 @@ Not covered: two machines that write to one folder over a network file system wi
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from filelock import FileLock, Timeout
-from pydantic import ValidationError
+from filelock import FileLock
 
-from sdbench.bounded import open_plain, read_plain
+from sdbench import attempts
 from sdbench.curve_lines import read_curve, write_curve
 from sdbench.durable import (
     WriteProblem,
@@ -33,39 +30,22 @@ from sdbench.durable import (
     replacing,
     set_aside,
     sync_folder,
-    temporaries,
     write_atomic,
 )
 from sdbench.errors import EnvironmentProblem
 from sdbench.paths import readable
-from sdbench.record import Sealed
-from sdbench.spec import SCHEMA_VERSION, Trial, TrialResult, TrialSpec
-from sdbench.trial_folder import EPOCH_LOGITS, component, make_way, nested
-
-MAX_RECORD_BYTES = 16 * 2**20
-MAX_RECORD_VALUES = 100_000
-"""Commas in a record's text: a bound of what reading it can take, which bytes alone do not give."""
-
-_ZERO = "0" * 64
+from sdbench.sealed import DamagedRecord, read_result, read_sealed, seal, sha256
+from sdbench.spec import Trial, TrialResult, TrialSpec
+from sdbench.trial_folder import AGAIN, EPOCH_LOGITS, STATE, component, make_way, nested
 
 PROBE = ".probe"
 PROBE_BYTES = 2**16
-
-AnyRecord = TypeVar("AnyRecord", bound=Sealed)
 
 __all__ = [
     "EPOCH_LOGITS", "Damaged", "DamagedRecord", "Scan", "Store", "WriteProblem", "append_line", "component",
     "read_curve", "read_result", "read_sealed", "replacing", "seal", "sha256", "sync_folder", "write_atomic",
     "write_curve",
 ]  # fmt: skip
-
-
-class DamagedRecord(Exception):
-    """A record that cannot be trusted; the text says why. kind: "unreadable", "schema", "newer" or "checksum"."""
-
-    def __init__(self, reason: str, kind: str = "unreadable") -> None:
-        super().__init__(reason)
-        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -87,65 +67,6 @@ class Scan:
 
     results: tuple[TrialResult, ...]
     damaged: tuple[Damaged, ...]
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a plain file's content, in hexadecimal. Raises OSError for a pipe, a device, a folder."""
-    with open_plain(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-
-
-def seal(record: Sealed, name: str = "trial.json") -> str:
-    """The text of a record, with its own SHA-256 (taken with 64 zeros in its place) under ``name``."""
-    open_ = record.model_copy(update={"checksums": {**record.checksums, name: _ZERO}})
-    text = open_.model_dump_json(indent=1) + "\n"
-    mark = f'"{name}": "'
-    return text.replace(mark + _ZERO, mark + hashlib.sha256(text.encode()).hexdigest())
-
-
-def read_sealed(path: Path, kind: type[AnyRecord], newest_schema: int) -> AnyRecord:
-    """Read and check one record; its seal stands under its file's name. Raises DamagedRecord where it
-    cannot be trusted, FileNotFoundError where there is none."""
-    name = "trial.json" if kind is TrialResult else path.name
-    try:
-        text = read_plain(path, MAX_RECORD_BYTES).decode()
-        if text.count(",") > MAX_RECORD_VALUES:
-            raise DamagedRecord(f"more than {MAX_RECORD_VALUES} values")
-        # Before its fields are looked at, which a newer one need not have as they are here.
-        version = re.search(r'"schema_version"\s*:\s*(\d{1,9})\s*[,}]', text)
-        if version:
-            _refuse_newer(int(version[1]), newest_schema)
-        record = kind.model_validate_json(text)
-        _refuse_newer(record.schema_version, newest_schema)
-    except FileNotFoundError as error:
-        if path.is_symlink():
-            raise DamagedRecord("a link to nothing") from error
-        raise
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the record"
-        fault = "unreadable" if first["type"] == "json_invalid" else "schema"
-        raise DamagedRecord(f"{where}: {first['msg']}", fault) from error
-    except OSError as error:
-        raise DamagedRecord(error.strerror or str(error)) from error
-    except (ValueError, RecursionError) as error:
-        raise DamagedRecord(f"{type(error).__name__}: {error}") from error
-    mark = f'"{name}": "'
-    expected = record.checksums.get(name, "")
-    opened = text.replace(mark + expected, mark + _ZERO)
-    if hashlib.sha256(opened.encode()).hexdigest() != expected:
-        raise DamagedRecord("its checksum does not match: it was changed after it was written", "checksum")
-    return record
-
-
-def _refuse_newer(version: int, newest: int) -> None:
-    if version > newest:
-        raise DamagedRecord(f"schema {version} is newer than this sdbench reads ({newest}); upgrade sdbench", "newer")
-
-
-def read_result(path: Path) -> TrialResult:
-    """Read and check one trial's record, as ``read_sealed`` does."""
-    return read_sealed(path, TrialResult, SCHEMA_VERSION)
 
 
 class Store:
@@ -185,7 +106,8 @@ class Store:
         """Raises EnvironmentProblem where a link below ``trials/`` would lead what is written elsewhere, or its lock
         empty another file."""
         above = [folder, *folder.parents]
-        inside = [folder / name for name in (".lock", "checkpoint", "state", EPOCH_LOGITS)]
+        own = ("checkpoint", STATE, EPOCH_LOGITS)
+        inside = [folder / name for name in (".lock", AGAIN, *own, *(f"{AGAIN}/{name}" for name in own))]
         below = above[: above.index(self.trials)] if self.trials in above else []  # the results folder has a lock too
         for path in [*inside, *below]:
             if path.is_symlink():
@@ -193,7 +115,7 @@ class Store:
 
     def result(self, trial: Trial) -> TrialResult | None:
         """The trial's final record. None if it is missing or damaged, says "interrupted" or that the machine failed, or
-        if the trial was being run again when its process died."""
+        if the trial was being run again and that was broken off."""
         folder = self.folder(trial.spec, trial.id)
         try:
             found = read_result(folder / "trial.json")
@@ -201,8 +123,7 @@ class Store:
             return None
         if not found.final or found.trial_id != trial.id:
             return None
-        begun_again = (folder / "checkpoint").is_dir() and not _sound(folder / "curve.jsonl", found)
-        return None if begun_again else found
+        return None if begun_again(folder, found) else found
 
     def started(self, trial: Trial) -> TrialResult | None:
         """What the trial's last process wrote when it started, or None."""
@@ -229,6 +150,25 @@ class Store:
                 except DamagedRecord:
                     set_aside(folder / name)
         write_atomic(folder / name, seal(result.model_copy(update={"checksums": sums})))
+
+    def conclude(self, result: TrialResult) -> bool:
+        """Write the record of a trial that came to its end. Where a finished one stands it stays, unless this one is
+        finished as well: False then, and ``again/`` tells of the attempt. The caller holds the trial's lock."""
+        folder = self.folder(result.spec, result.trial_id)
+        old = attempts.standing(folder)
+        if old is None or old.trial_id != result.trial_id or result.status == "ok":
+            self.write(result)
+            return True
+        self._refuse_links(folder)
+        attempts.fail(folder, old, result)
+        return False
+
+    def reseal(self, result: TrialResult) -> None:
+        """Write a record over the one that it was made from: the checksums of the files beside it stay as they were
+        taken, whatever lies there now. The caller holds the trial's lock."""
+        folder = self.folder(result.spec, result.trial_id)
+        self._refuse_links(folder)
+        write_atomic(folder / "trial.json", seal(result))
 
     def teaches(self, trial_id: str) -> bool:
         """Whether a trial is finished and its network is the one that was recorded, so that students can learn."""
@@ -261,19 +201,12 @@ class Store:
         damaged += [Damaged(folder, reason) for folder, reason in unreadable]
         return Scan(tuple(results), tuple(damaged))
 
-    def leftovers(self) -> list[Path]:
-        """Temporary files that killed processes left under this results folder, sorted; those of trials that a
-        process works on now are not among them. They are harmless, and nothing reads them."""
-        found = [*temporaries(self.root), *temporaries(self.trials)]
-        for folder in nested(self.trials, 4):
-            left = temporaries(folder)
-            if left:
-                with contextlib.suppress(Timeout), self.lock(folder, timeout=0):
-                    found += left
-        for folder in nested(self.root / "profiles", 3):
-            found += temporaries(folder)
-        found += [path for path in [self.trials / PROBE] if path.is_file()]
-        return sorted(set(found))
+
+def begun_again(folder: Path, result: TrialResult) -> bool:
+    """Whether a trial that has a record was being run again when its process died, so that the same command goes on
+    with it: its attempt is in ``again/``, or, of earlier versions, its curve is the new one's beside a checkpoint."""
+    older = (folder / "checkpoint").is_dir() and not _sound(folder / "curve.jsonl", result)
+    return older or attempts.begun(folder, result)
 
 
 def _sound(path: Path, result: TrialResult) -> bool:

@@ -19,12 +19,9 @@ from sdbench.protocol import HOLDOUT, SEARCH, TUNED_SPACE, Cell, Protocol, expan
 from sdbench.space import Space
 from sdbench.spec import Trial, TrialResult, digest
 from sdbench.store import DamagedRecord, Store, read_curve, read_result
-from sdbench.study_records import StudyResult, Tried, choose, stopped_after
+from sdbench.study_records import FOLDER, Ended, StudyResult, Tried, accuracies, choose, stopped_after
 from sdbench.study_values import DECAY, LR, Point, drawn, split, values_of
 from sdbench.tuning_records import Budget
-
-FOLDER = "tuning"
-"""Below the results folder, beside the trials that boards read."""
 
 ATTEMPTS = 1000
 """Draws after which a method whose constructor refuses all of them is given up."""
@@ -139,23 +136,28 @@ def _tried(study: Study, store: Store, chain: Sequence[Trial]) -> Tried:
     last = chain[-1]
     folder = store.folder(last.spec, last.id)
     found = records[-1] if records and records[-1].trial_id == last.id else None
-    curve = {
-        int(line["epoch"]) + 1: line["validation_top1"]
-        for line in read_curve(folder / "curve.jsonl")
-        if "validation_top1" in line
-    }
+    curve = accuracies(folder)
     if found is not None and found.validation_top1 is not None:
         curve[study.budget.epochs] = found.validation_top1
-    stopped = stopped_after(folder) is not None and (found is None or found.status != "ok")
+    # A trial trains on while the scheduler decides; what it gets done until it ends is a matter of its speed.
+    stop = stopped_after(folder)
+    status: Ended = "stopped" if stop is not None else found.status if found else "interrupted"
     return Tried(
         trial_id=last.id,
         values=values_of(last.spec, study.space),
-        status="stopped" if stopped else found.status if found else "interrupted",
-        reason=found.reason if found and not stopped else "",
-        epochs=sum(record.epochs_done for record in records),
+        status=status,
+        reason=found.reason if found and stop is None else "",
+        epochs=sum(_trained(store, trial) for trial in chain),
         train_s=sum(record.cost.train_s for record in records if record.cost),
-        validation_top1=curve,
+        validation_top1={epoch: top1 for epoch, top1 in curve.items() if stop is None or epoch <= stop},
     )
+
+
+def _trained(store: Store, trial: Trial) -> int:
+    """The epochs that a trial trained. One whose process was killed wrote no record, and its curve knows."""
+    record = record_of(store, trial)
+    curve = read_curve(store.folder(trial.spec, trial.id) / "curve.jsonl")
+    return max(record.epochs_done if record else 0, len(curve))
 
 
 def record_of(store: Store, trial: Trial) -> TrialResult | None:

@@ -9,7 +9,9 @@ No torch, no Ray.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,21 +20,30 @@ from pydantic import Field
 
 from sdbench.record import Count, Fraction, Record, Seconds, Value
 from sdbench.spec import Identity, Status, TrialSpec
-from sdbench.store import read_sealed, seal, write_atomic
+from sdbench.store import DamagedRecord, read_curve, read_sealed, seal, write_atomic
 from sdbench.tuning_records import Budget, Tuned, Tuning
+
+FOLDER = "tuning"
+"""Below the results folder, beside the trials that boards read."""
 
 FILE = "study.json"
 STOPPED = "stopped.json"
 STUDY_SCHEMA_VERSION = 1
+REASON_LENGTH, MOST_ENDS = 200, 5
+"""Characters of a failed search trial's reason, and different ends, in a sentence on all."""
+
+
+Ended = Status | Literal["stopped"]
 
 
 class Tried(Record):
-    """One configuration. status: "stopped" where the scheduler ended it. epochs: trained, earlier generations included.
-    validation_top1: on the held-out images, by the number of epochs done; only what was measured."""
+    """One configuration. status: "stopped" where the scheduler ended it, however far it got before it heard of that.
+    epochs: trained, earlier generations included. validation_top1: on the held-out images, by the number of epochs
+    done; only what was measured, and of a stopped trial only what the scheduler had seen."""
 
     trial_id: str
     values: dict[str, Value]
-    status: Status | Literal["stopped"]
+    status: Ended
     reason: str = ""
     epochs: Count = 0
     train_s: Seconds = 0.0
@@ -70,6 +81,16 @@ class StudyResult(Record):
         """Whether the budget is spent."""
         return is_over(self.tried, self.budget.trials)
 
+    @property
+    def fruitless_text(self) -> str:
+        """How a study ended that chose nothing, in a sentence."""
+        ends = Counter((each.status, " ".join(each.reason.split())[:REASON_LENGTH]) for each in self.tried)
+        parts = [f"{n} {status}{': ' + reason if reason else ''}" for (status, reason), n in ends.most_common()]
+        more = f"; and {len(parts) - MOST_ENDS} other ends" if len(parts) > MOST_ENDS else ""
+        who = f"{self.spec.method} on {self.spec.dataset}/{self.spec.network}"
+        count = self.budget.trials
+        return f"tuned {who}: none of its {count} search trials finished ({'; '.join(parts[:MOST_ENDS])}{more})"
+
     def counted(self, *statuses: str) -> int:
         """How many configurations ended so."""
         return sum(each.status in statuses for each in self.tried)
@@ -94,14 +115,17 @@ class StudyResult(Record):
 
 
 def is_over(tried: Sequence[Tried], trials: int) -> bool:
-    """Whether all of so many configurations have ended, well or not."""
-    return len(tried) >= trials and all(each.status != "interrupted" for each in tried)
+    """Whether so many configurations have ended, well or not."""
+    return len(tried) >= trials and all(each.status != "interrupted" for each in tried[:trials])
 
 
 def choose(tried: Sequence[Tried], budget: Budget) -> int | None:
-    """The place of the best configuration of a search that is over; see ``StudyResult``."""
+    """The place of the best configuration of a search that is over, among the first of its budget; see
+    ``StudyResult``."""
     epochs = budget.epochs
-    finished = [i for i, each in enumerate(tried) if each.status == "ok" and epochs in each.validation_top1]
+    finished = [
+        i for i, each in enumerate(tried[: budget.trials]) if each.status == "ok" and epochs in each.validation_top1
+    ]
     if not is_over(tried, budget.trials):
         return None
     return max(finished, key=lambda i: tried[i].validation_top1[epochs], default=None)
@@ -110,6 +134,17 @@ def choose(tried: Sequence[Tried], budget: Budget) -> int | None:
 def read_study(root: Path) -> StudyResult:
     """Read and check a study's record. Raises DamagedRecord, FileNotFoundError."""
     return read_sealed(root / FILE, StudyResult, STUDY_SCHEMA_VERSION)
+
+
+def fruitless(results: Path) -> list[str]:
+    """Sentences on the studies below a results folder that are over and chose nothing, which therefore have no row."""
+    told = []
+    for path in sorted((results / FOLDER).glob(f"*/{FILE}")):
+        with contextlib.suppress(DamagedRecord, FileNotFoundError):
+            study = read_study(path.parent)
+            if study.over and study.chosen is None:
+                told.append(study.fruitless_text)
+    return told
 
 
 def write_study(root: Path, study: StudyResult) -> Path:
@@ -121,6 +156,12 @@ def write_study(root: Path, study: StudyResult) -> Path:
 def mark_stopped(folder: Path, scheduler: str, epochs: int) -> None:
     """Note beside a search trial that the scheduler stopped it after so many epochs."""
     write_atomic(folder / STOPPED, json.dumps({"scheduler": scheduler, "epochs": epochs}) + "\n")
+
+
+def accuracies(folder: Path) -> dict[int, float]:
+    """The top-1 on the held-out images in a search trial's curve, by the number of epochs done."""
+    lines = read_curve(folder / "curve.jsonl")
+    return {int(line["epoch"]) + 1: line["validation_top1"] for line in lines if "validation_top1" in line}
 
 
 def stopped_after(folder: Path) -> int | None:

@@ -54,7 +54,7 @@ def find_teachers(store: Store, wanted: Sequence[str], request: Request, epochs:
             problems.append(f"no finished trial of {text} fits; finished ones that do: {have or 'none'}. `sdbench run`")
     if problems:
         raise UserError(problems)
-    setting = _common(found)
+    setting = _common(found, request.gpus_per_trial)
     teachers = [_teacher(text, by_setting[setting]) for text, by_setting in found.items()]
     seeds = _seeds(teachers, request)
     chosen: dict[tuple[str, ...], Teacher] = {}  # by trials: one teacher may be asked for in two ways
@@ -102,31 +102,34 @@ def _setting(result: TrialResult) -> str:
     """All that teachers must have in common, as text."""
     spec = result.spec
     keys = ("dataset", "network", "protocol", "recipe", "split", "precision", "image_size")
-    own = {key: spec.model_dump(mode="json")[key] for key in keys}
+    own = {key: spec.model_dump(mode="json")[key] for key in keys} | {"shards": spec.shards}
     version = (result.identity.protocol_version, result.identity.data_fingerprint)
     return canonical([own, version])
 
 
-def _common(found: Mapping[str, Mapping[str, Sequence[TrialResult]]]) -> str:
-    """The one setting in which all methods have finished trials."""
+def _common(found: Mapping[str, Mapping[str, Sequence[TrialResult]]], processes: str | None) -> str:
+    """The one setting in which all methods have finished trials. processes: of each student, as typed; where teachers
+    were trained both on so many and on others, it names those."""
     shared = set.intersection(*(set(by_setting) for by_setting in found.values()))
+    have = {s: r[0] for by_setting in found.values() for s, r in by_setting.items() if s in shared or not shared}
+    shared = {s for s in shared if str(have[s].spec.shards) == processes} or shared
     if len(shared) == 1:
         return shared.pop()
-    have = {s: r[0] for by_setting in found.values() for s, r in by_setting.items() if s in shared or not shared}
     listed = "; ".join(sorted({_told(result) for result in have.values()}))
     if not shared:
         raise UserError(f"the teachers have no setting in common in which all are finished: {listed}")
     raise UserError(
-        f"the teachers are finished in several settings: {listed}. Choose with --dataset, --model, --protocol or "
-        "--teacher-epochs"
+        f"the teachers are finished in several settings: {listed}. Choose with --dataset, --model, --protocol, "
+        "--teacher-epochs or --gpus-per-trial"
     )
 
 
 def _told(result: TrialResult) -> str:
     spec = result.spec
+    shards = f", {spec.shards} processes each" if spec.shards > 1 else ""
     return (
         f"{spec.dataset}, {spec.network}, {spec.protocol}, {spec.recipe.epochs} epochs, split {spec.split}, "
-        f"lr {spec.recipe.lr:g}, batch size {spec.recipe.batch_size}, {spec.precision}"
+        f"lr {spec.recipe.lr:g}, batch size {spec.recipe.batch_size}, {spec.precision}{shards}"
     )
 
 

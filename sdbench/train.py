@@ -24,13 +24,13 @@ from sdbench.assembly import open_session
 from sdbench.errors import TrialInterrupted
 from sdbench.evaluate import evaluate
 from sdbench.method import Terms
-from sdbench.outcomes import conclude, explain, is_out_of_memory
+from sdbench.outcomes import conclude, explain, is_out_of_memory, is_over
 from sdbench.schedule import learning_rate
 from sdbench.session import Session
 from sdbench.spec import Options, Status, StepKind, Trial, TrialResult
 from sdbench.store import Store, WriteProblem, append_line, write_curve
 from sdbench.temperature import rescore
-from sdbench.trial_folder import make_way
+from sdbench.trial_folder import AGAIN, make_way
 from sdbench.workers import ALONE, PeerLost, Workers
 
 OK: Status = "ok"
@@ -55,7 +55,7 @@ def run_trial(
     stop: Callable[[], bool] = lambda: False,
     opener: Opener = open_session,
     workers: Workers = ALONE,
-    anew: str = "",
+    anew: TrialResult | None = None,
 ) -> TrialResult:
     """Train one trial, or finish it from its newest checkpoint, and write its record.
 
@@ -63,10 +63,11 @@ def run_trial(
     step; when it says True the trial ends as interrupted, its checkpoint kept. ``opener`` builds the session.
     ``workers``: the processes of the trial, each of which calls this. The first one writes the record, another only
     that of its own failure. Raises PeerLost where one of them is gone.
-    anew: when a finished trial was started that is to be run again; its own checkpoints are not gone on from.
+    anew: the finished record that is to be replaced, after ``attempts.begin``; it stands until this is finished too.
     WriteProblem where not even the record can be written.
     """
     folder = store.folder(trial.spec, trial.id)
+    place = folder / AGAIN if anew else folder
     progress = Progress(started=environment.now())
     session: Session | None = None
     status, reason, scores, resumable = OK, "", Scores(), False
@@ -78,11 +79,11 @@ def run_trial(
         began = time.perf_counter()
         session = opener(trial, store, options, workers)
         session.choose_step(_step_kind(options, session))
-        _resume(session, progress, folder, anew, earlier)
+        _resume(session, progress, place, earlier)
         if progress.resumes and workers.leads:
             store.write(record_of(trial, options, progress, "interrupted", BEGUN), "started.json")
         progress.clocks["setup_s"] += time.perf_counter() - began
-        scores = _train(session, progress, folder, options, stop)
+        scores = _train(session, progress, place, options, stop)
     except PeerLost:
         raise
     except BaseException as error:  # a plug-in may raise anything; the trial becomes a row that says so
@@ -92,10 +93,10 @@ def run_trial(
     result = record_of(trial, options, progress, status, reason, session, scores, resumable)
     if not (workers.leads or status in ("failed", "oom")):
         return result
-    standing = conclude(store, result, options, progress.curve)
-    if result.final and not options.keep_checkpoints and session is not None:
+    conclude(store, result, options, progress.curve, again=anew is not None)
+    if is_over(result) and not options.keep_checkpoints and session is not None:
         session.rows.remove()  # not before the record: until then, the last checkpoint needs them
-    return standing
+    return result
 
 
 def _ending(error: BaseException) -> tuple[Status, str, bool]:
@@ -213,20 +214,14 @@ def _save(session: Session, progress: Progress, folder: Path) -> None:
     state = {"trial_id": session.trial_id, "progress": vars(progress), "session": session.state()}
     if session.workers.leads:
         checkpoint.save(folder / "checkpoint", progress.epoch, state)
-        if progress.epoch == 1:  # until here, a finished trial that is run again has all its files
-            write_curve(folder / "curve.jsonl", progress.curve)
-            kept.cut_back(folder, 1)
-        else:
-            append_line(folder / "curve.jsonl", progress.curve[-1])
+        append_line(folder / "curve.jsonl", progress.curve[-1])
         session.rows.retire()
 
 
-def _resume(
-    session: Session, progress: Progress, folder: Path, anew: str = "", earlier: TrialResult | None = None
-) -> None:
+def _resume(session: Session, progress: Progress, folder: Path, earlier: TrialResult | None = None) -> None:
     """Continue from the newest checkpoint and cut the curve back to it; otherwise start clean.
 
-    anew: as in ``run_trial``. earlier: what the process before this one wrote when it started, for the resumes that no
+    earlier: what the process before this one wrote when it started, for the resumes that no
     checkpoint holds because their epoch was not finished.
     """
     held = {"network": session.network.state_dict(), "method": session.method.state_dict()}
@@ -237,8 +232,6 @@ def _resume(
     if state is not None and (problem := session.rows.problem(state["session"].get("rows", {}))):
         warnings.warn(f"the checkpoint cannot be gone on from ({problem}); training starts again", stacklevel=2)
         state = None
-    if state is not None and anew and state["progress"]["started"] == anew:
-        state = None
     if state is not None and state["trial_id"] == session.trial_id:
         session.restore(state["session"])
         for key, value in state["progress"].items():
@@ -247,6 +240,6 @@ def _resume(
             progress.resumes = max(progress.resumes, list(earlier.resumes), key=len)
         progress.resumes.append(progress.epoch)
     session.joiner.refuse_differences(progress.epoch)
-    if session.workers.leads and (state is not None or not anew):
+    if session.workers.leads:
         write_curve(folder / "curve.jsonl", progress.curve)
         kept.cut_back(folder, progress.epoch)

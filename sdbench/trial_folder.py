@@ -15,8 +15,14 @@ EPOCH_LOGITS = "epoch_logits"
 STATE = "state"
 """The folder, in a trial's own, of memories of every image that are kept on disk while it trains."""
 
+AGAIN = "again"
+"""The folder, in a finished trial's own, of what is made while the trial is run again (``sdbench.attempts``)."""
+
+REMOVED = ".removed-"
+"""Begins the name, in ``trials/``, of a trial's folder that is being deleted."""
+
 FILES = ("trial.json", "started.json", "curve.jsonl", "network.safetensors", "logits.safetensors", "log.txt")
-FOLDERS = ("checkpoint", STATE, EPOCH_LOGITS)
+FOLDERS = ("checkpoint", STATE, EPOCH_LOGITS, AGAIN)
 
 
 def component(name: str) -> str:

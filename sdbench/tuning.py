@@ -49,11 +49,12 @@ def plan_tuning(flags: Mapping[str, Any], command: Sequence[str] = ()) -> Tuning
     problems = Problems()
     request = Request.gather({key: value for key, value in flags.items() if key not in OWN}, None, {})
     budget = _budget(flags, problems)
+    problems.choice("rerun", request.rerun, ("none", "failed", "all"), "none")
     plans = [_base(request, dataset, command, problems) for dataset in request.dataset or ("glyphs",)]
     if problems.found or None in plans:
         raise UserError(list(dict.fromkeys(problems.found)))
-    base = plans[0].model_copy(update={"trials": tuple(t for plan in plans if plan for t in plan.trials)})  # type: ignore[union-attr]
-    studies = _studies(_cells(base.trials), _fixed(request), budget, problems)
+    base = _together([plan for plan in plans if plan])
+    studies = _studies(_cells(base.trials), _fixed(request, problems), budget, problems)
     problems.found += [problem for study in studies for problem in _obstacles(study)]
     if problems.found:
         raise UserError(list(dict.fromkeys(problems.found)))
@@ -99,6 +100,19 @@ def _base(request: Request, dataset: str, command: Sequence[str], problems: Prob
         return None
 
 
+def _together(plans: Sequence[Plan]) -> Plan:
+    """The plans of several data sets as one. Raises UserError where two folders of images have one name."""
+    first = plans[0]
+    folders: dict[str, str] = {}
+    for plan in plans:
+        twice = [name for name, place in plan.options.folders.items() if folders.get(name, place) != place]
+        if twice:
+            raise UserError(f"two folders of images are called {twice[0]} in records; rename one, or tune them apart")
+        folders |= plan.options.folders
+    trials = tuple({trial.id: trial for plan in plans for trial in plan.trials}.values())
+    return first.model_copy(update={"trials": trials, "options": first.options.model_copy(update={"folders": folders})})
+
+
 def _cells(trials: Sequence[Trial]) -> list[Cell]:
     """What is tuned, the baseline first: each variant once, whatever its seeds, generations and splits."""
     found: dict[str, Cell] = {}
@@ -115,20 +129,39 @@ def _key(cell: Cell) -> tuple[str, str, str]:
     return cell.dataset, cell.method, canonical(cell.params)
 
 
-def _fixed(request: Request) -> dict[tuple[str, str, str], list[str]]:
-    """The hyper-parameters that a variant names, which are not searched over."""
+def _fixed(request: Request, problems: Problems) -> dict[tuple[str, str, str], list[str]]:
+    """The hyper-parameters that a variant names, which are not searched over. Two variants that are one at their
+    default points, and search over other values, are a problem: they would share a row."""
     from sdbench import data
 
-    found: dict[tuple[str, str, str], list[str]] = {}
     names = [data.canonical_name(name) for name in request.dataset or ("glyphs",)]
-    for item in split_list(request.methods):
-        if "[" in item:
-            members = parse_variant(item)
-            prefixes = ["", *(f"{name}." for name, _ in members[1:])]
-            given = [p + key for p, (_, own) in zip(prefixes, members, strict=True) for key in own]
-            for dataset, chosen in choose_variants([item], names, Problems()).items():
-                found |= {(dataset, method, canonical(params)): given for method, params in chosen}
+    items = split_list(request.methods)
+    plain = [item for item in items if "[" not in item]
+    asked: list[tuple[str, list[str], list[str]]] = [(item, [item], _named(item)) for item in items if "[" in item]
+    found: dict[tuple[str, str, str], list[str]] = {}
+    meant: dict[tuple[str, str, str], str] = {}
+    for called, chosen, given in [("", plain, []), *asked] if plain else asked:
+        for dataset, variants in choose_variants(chosen, names, Problems()).items():
+            for method, params in variants:
+                key = (dataset, method, canonical(params))
+                if set(found.setdefault(key, given)) != set(given):
+                    problems.found.append(
+                        f"tune {meant[key]} and {called}: the same values to start from, of which one searches over "
+                        "more; name one of them, or another value"
+                    )
+                meant.setdefault(key, called or method)
     return found
+
+
+def _named(item: str) -> list[str]:
+    """The hyper-parameters that a variant gives, as a trial's parameters name them.
+
+    >>> _named("zipf[power=1]+cutmix[alpha=2]")
+    ['power', 'cutmix.alpha']
+    """
+    members = parse_variant(item)
+    prefixes = ["", *(f"{name}." for name, _ in members[1:])]
+    return [prefix + key for prefix, (_, own) in zip(prefixes, members, strict=True) for key in own]
 
 
 def _obstacles(study: Study) -> list[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,20 +10,13 @@ from typing import Any
 
 from sdbench import boards
 from sdbench.commands import carry_out
-from sdbench.engine import ray_search
-from sdbench.engine.ray_search import Ask
 from sdbench.leaderboard_tuning import tuned_text, values_text
 from sdbench.plan import Plan
-from sdbench.progress import Monitor, Reporter
-from sdbench.run import Outcome, execute, job_of, settle, signals, summary
-from sdbench.spec import Trial
-from sdbench.store import DamagedRecord, Store, read_result
-from sdbench.study import Study, read_trials
-from sdbench.study_records import StudyResult, stopped_after, write_study
-from sdbench.study_values import values_of
+from sdbench.run import Outcome, summary
+from sdbench.store import Store
+from sdbench.study_records import StudyResult
+from sdbench.study_search import chains_of, is_over, search
 from sdbench.tuning import TuningPlan, final_plan, plan_tuning
-
-TRIAL = "trial.json"
 
 
 @dataclass
@@ -58,18 +49,28 @@ def run(
     if dry_run:
         return preview(found, as_json), [], 0
     done, finals, written = carry_through(found, quiet=quiet)
-    told = [line for study in done.studies for line in lines_of(study)]
     if finals is None:
-        return "", [*told, "next: the same command again; it resumes from the checkpoints"], done.exit_code
+        return "", closing_lines(done, finals, written), done.exit_code
     results = Path(found.base.results)
     board = boards.text_of(done.outcome.results, found.base.baseline, "json" if as_json else "text", results)
-    return board.rstrip("\n"), [*told, *summary(finals, done.outcome, written)], done.exit_code
+    return board.rstrip("\n"), closing_lines(done, finals, written), done.exit_code
+
+
+def closing_lines(done: TuneOutcome, finals: Plan | None, written: Path | None) -> list[str]:
+    """What was found, what became of the trials with it, and what to type next."""
+    told = [line for study in done.studies for line in lines_of(study)]
+    if finals is None:
+        return [*told, "next: the same command again; it resumes from the checkpoints"]
+    after = summary(finals, done.outcome, written) if finals.trials else ["next: the same command again"]
+    if done.outcome.exit_code == 0 and any(study.chosen is None for study in done.studies):
+        after[-1] = "next: the same command with --rerun failed, which runs failed search trials again"
+    return told + after
 
 
 def carry_through(found: TuningPlan, *, quiet: bool) -> tuple[TuneOutcome, Plan | None, Path | None]:
     """The searches, then the trials with what was chosen; those are not begun before all searches are over."""
     done = TuneOutcome()
-    done.studies, done.signal = search(found, quiet=quiet)
+    done.studies, done.signal = search(found.studies, found.base, quiet=quiet)
     if done.signal or not all(study.over for study in done.studies):
         return done, None, None
     finals = final_plan(found, done.studies)
@@ -77,130 +78,15 @@ def carry_through(found: TuningPlan, *, quiet: bool) -> tuple[TuneOutcome, Plan 
     return done, finals, written
 
 
-def search(found: TuningPlan, *, quiet: bool) -> tuple[list[StudyResult], int]:
-    """Carry out what is missing of all studies and write their records. Returns those, and the number of the signal
-    that cut the search short, or 0."""
-    results = Path(found.base.results)
-    by_tune = [s for s in found.studies if s.budget.scheduler != "none" or s.budget.search == "optuna"]
-    signal = 0
-    for study in found.studies:
-        if study not in by_tune and not signal:
-            signal = execute(_search_plan(found, study), quiet=quiet).signal
-    if by_tune and not signal:
-        signal = _with_tune(found, by_tune, quiet=quiet)
-    studies = []
-    for study in found.studies:
-        studies.append(read_trials(study, results, _chains(study, results)))
-        write_study(study.root(results), studies[-1])
-    return studies, signal
-
-
-def _search_plan(found: TuningPlan, study: Study) -> Plan:
-    """A study as a run of its own in the study's folder. Neither weights nor logits of search trials are kept, but for
-    those of teachers."""
-    early = study.budget.scheduler != "none"
-    own = {"keep_weights": False, "keep_logits": False, "logits_every": 0, "eval_every": 1 if early else 0}
-    return found.base.model_copy(
-        update={
-            "trials": tuple({trial.id: trial for chain in study.chains for trial in chain}.values()),
-            "options": found.base.options.model_copy(update=own),
-            "results": str(study.root(Path(found.base.results))),
-            "rerun": "none",
-        }
-    )
-
-
-def _chains(study: Study, results: Path) -> list[list[Trial]]:
-    """The trials of every configuration known: those planned, then what a searcher proposed, in the order of their
-    beginning."""
-    chains = study.chains
-    if study.budget.search == "random":
-        return chains
-    planned = {chain[-1].id for chain in chains}
-    scanned = Store(study.root(results)).scan().results
-    others = [r for r in scanned if r.trial_id not in planned]
-    others.sort(key=lambda r: (r.provenance.started, r.trial_id))
-    return [*chains, *([Trial(spec=r.spec, identity=r.identity, caveat=r.caveat)] for r in others)]
-
-
-def _with_tune(found: TuningPlan, studies: Sequence[Study], *, quiet: bool) -> int:
-    """The searches that Ray Tune steers; returns the number of the signal that ended them, or 0."""
-    plans = [_search_plan(found, study) for study in studies]
-    asks = [ask for study, plan in zip(studies, plans, strict=True) if (ask := _ask(study, plan)) is not None]
-    with signals() as caught, Reporter(_StudyMonitor(plans), sys.stderr, quiet=quiet):
-        ray_search.run(asks, found.base.typed_resources(), caught.stop)
-        if caught.stop.is_set():
-            for plan in plans:
-                store = Store(Path(plan.results))
-                settle(store, [Trial(spec=r.spec, identity=r.identity) for r in store.scan().results])
-    return caught.number
-
-
-def _ask(study: Study, plan: Plan) -> Ask | None:
-    """What is left of a study, with all that is known of it; None where nothing is left. A search trial that failed
-    counts as tried."""
-    store = Store(Path(plan.results))
-    store.prepare()
-    drawn = study.budget.search == "random"
-    trials = [chain[-1] for chain in _chains(study, _results_of(plan))]
-    begun = [trial for trial in trials if not _over(store, trial)]
-    proposed = 0 if drawn else max(0, study.budget.trials - len(trials))
-    if not begun and not proposed:
-        return None
-    over = [[trial] for trial in trials if trial not in begun]
-    seen = read_trials(study, _results_of(plan), over).tried if over else ()
-    return Ask(
-        template=job_of(plan, store, study.chain(study.points[0])[-1]),
-        points=tuple(values_of(trial.spec, study.space) for trial in (trials if drawn else begun)),
-        asha=study.budget.scheduler == "asha",
-        space=study.space,
-        propose=proposed,
-        seed=study.budget.seed + len(over),
-        known=tuple((each.values, max(each.validation_top1.items())[1]) for each in seen if each.validation_top1),
-    )
-
-
-def _results_of(plan: Plan) -> Path:
-    """The results folder that a study's folder lies in."""
-    return Path(plan.results).parent.parent
-
-
-def _over(store: Store, trial: Trial) -> bool:
-    """Whether a search trial has its record, or was stopped for good."""
-    return store.result(trial) is not None or stopped_after(store.folder(trial.spec, trial.id)) is not None
-
-
-class _StudyMonitor(Monitor):
-    """Follows the trials of studies, also those that a searcher has yet to propose."""
-
-    def __init__(self, plans: Sequence[Plan]) -> None:
-        super().__init__([], Store(Path(plans[0].results)))
-        self._stores = [Store(Path(plan.results)) for plan in plans]
-        self._known = {path for store in self._stores for path in self._begun(store) if (path.parent / TRIAL).exists()}
-
-    @staticmethod
-    def _begun(store: Store) -> list[Path]:
-        return sorted(store.trials.glob("*/*/*/*/started.json"))
-
-    def poll(self) -> list[str]:
-        for store in self._stores:
-            for path in self._begun(store):
-                if path not in self._known:
-                    self._known.add(path)
-                    with contextlib.suppress(FileNotFoundError, DamagedRecord):
-                        result = read_result(path)
-                        self.watch(Trial(spec=result.spec, identity=result.identity), store, begun=True)
-        return super().poll()
-
-
 def lines_of(study: StudyResult) -> list[str]:
     """What a study found, and what it cost, in a sentence."""
     budget, told = study.budget, study.told
     who = f"{study.spec.method} on {study.spec.dataset}/{study.spec.network}"
     spent = f"{len(study.tried)} of {budget.trials} search trials, {study.epochs} epochs"
-    if told is None:
-        return [f"tuned {who}: {'no search trial finished' if study.over else 'the search is not over'} ({spent})"]
-    lines = [f"tuned {who}: {values_text(told.values)}; {tuned_text(told)}; {spent}"]
+    if told is not None:
+        lines = [f"tuned {who}: {values_text(told.values)}; {tuned_text(told)}; {spent}"]
+    else:
+        lines = [f"tuned {who}: {'no search trial finished' if study.over else 'the search is not over'} ({spent})"]
     bad = [f"{each.status}: {values_text(each.values)}: {each.reason}" for each in study.tried if each.reason]
     return lines + [f"  {line}" for line in bad]
 
@@ -210,7 +96,7 @@ def preview(found: TuningPlan, as_json: bool) -> str:
     rows = []
     for study in found.studies:
         store, cell = Store(study.root(Path(found.base.results))), study.cell
-        over = sum(_over(store, chain[-1]) for chain in _chains(study, Path(found.base.results)))
+        over = sum(is_over(store, chain[-1]) for chain in chains_of(study, Path(found.base.results)))
         rows.append(
             {
                 "study_id": study.id,

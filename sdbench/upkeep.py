@@ -24,13 +24,16 @@ LEAST_DIGITS = 4
 """Of a trial's id that stand for it when something is removed."""
 
 
-def gc(results: str, *, stale: bool = False, plugins: Sequence[str] = (), dry_run: bool = True) -> Sweep:
-    """What of a results folder is of no more use, removed unless ``dry_run``: checkpoints of finished trials, temporary
-    files; damaged records are moved to ``quarantine/``. stale: superseded trials as well (``sdbench.superseded``).
+def gc(
+    results: str, *, stale: bool = False, failed: bool = False, plugins: Sequence[str] = (), dry_run: bool = True
+) -> Sweep:
+    """What of a results folder is of no more use, removed unless ``dry_run``: checkpoints of finished trials, leftovers
+    of kills; damaged records are moved to ``quarantine/``. stale: superseded trials as well (``sdbench.superseded``).
+    failed: checkpoints of trials that failed as well.
 
-    Raises UserError where there is no results folder, EnvironmentProblem where the disk refuses.
+    Raises UserError where there is no results folder.
     """
-    found = litter(results_folder(results), _todays(plugins) if stale else None)
+    found = litter(results_folder(results), _todays(plugins) if stale else None, failed=failed)
     return found if dry_run else carry_out(found)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from sdbench.cost import archive
 from sdbench.errors import UserError
 from sdbench.paths import path_of, readable
+from sdbench.trial_folder import REMOVED
 from sdbench.validation_records import Finding, warning
 
 TRIAL, STARTED, PROFILE = "trial.json", "started.json", archive.FILE
@@ -109,12 +110,20 @@ class _Walk:
                 elif ".damaged-" in entry.name or entry.name.endswith(".tmp"):
                     self._warn("litter", inside, "left behind by a damaged record or a kill", "delete it when unneeded")
                 elif entry.is_dir() and entry.name.startswith("."):
-                    self._warn("litter", inside, "left behind by an interrupted merge", "merge again, which removes it")
+                    self._warn(
+                        "litter", inside, "left behind by an interrupted merge or rm", "merge again, or sdbench gc"
+                    )
                 elif entry.is_dir() and depth >= MAX_DEPTH:
                     self._warn("place", inside, "nested too deeply for a store; not looked into", "move it away")
                 elif entry.is_dir():
                     below.append((Path(entry.path), inside, depth + 1))
             waiting += reversed(below)
+
+    def _hidden(self, name: str, inside: str) -> None:
+        if name.startswith(REMOVED):
+            self._warn("litter", inside, "left behind by an interrupted rm", "sdbench gc removes it")
+        else:
+            self._warn("litter", inside, "left behind by an interrupted merge", "merge again, which removes it")
 
     def _records(self, folder: Path, where: str, names: set[str]) -> None:
         name = TRIAL if TRIAL in names else STARTED

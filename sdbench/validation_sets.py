@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from typing import TypeVar
 
 from sdbench.cost.records import ProfileResult
+from sdbench.leaderboard_variants import VariantKey, variant_key
 from sdbench.spec import TrialResult, canonical
 from sdbench.validation_files import Found
 from sdbench.validation_records import Finding, error, warning
@@ -37,7 +38,7 @@ def set_findings(trials: Sequence[Read], profiles: Sequence[tuple[Found, Profile
     yield from _duplicates([(found, record.trial_id) for found, record in trials], "trial")
     yield from _duplicates([(found, record.profile_id) for found, record in profiles], "profile")
     for group in grouped([read for read in trials if not read[1].spec.search], _comparable).values():
-        by_variant = grouped(group, _variant)
+        by_variant = grouped(group, lambda read: variant_key(read[1]))
         for variant in by_variant.values():
             yield from _alike(variant)
         if group[0][1].spec.generation is None:
@@ -61,12 +62,6 @@ def _comparable(read: Read) -> str:
     return canonical([own, budget, identity.data_fingerprint, identity.protocol_version])
 
 
-def _variant(read: Read) -> tuple[str, str, str]:
-    record = read[1]
-    study = [record.spec.tuning.study] if record.spec.tuning else []
-    return record.spec.method, canonical([record.spec.params, *study]), record.identity.method_source
-
-
 def _alike(variant: Sequence[Read]) -> Iterator[Finding]:
     """Seeds that came twice, and different seeds whose metrics are the same to the last bit."""
     once = list({record.trial_id: (found, record) for found, record in reversed(variant)}.values())[::-1]
@@ -83,7 +78,7 @@ def _alike(variant: Sequence[Read]) -> Iterator[Finding]:
             yield warning("suspicious", same[1][0].place, problem, "look whether one is a copy; run it again")
 
 
-def _unequal_seeds(by_variant: Mapping[tuple[str, str, str], Sequence[Read]]) -> Iterator[Finding]:
+def _unequal_seeds(by_variant: Mapping[VariantKey, Sequence[Read]]) -> Iterator[Finding]:
     """Compared methods that do not rest on the same seeds."""
     seeds = {key: frozenset(record.spec.seed for _, record in reads) for key, reads in by_variant.items()}
     everything = frozenset().union(*seeds.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
 from threading import Event
@@ -16,7 +17,7 @@ from sdbench.engine.job import Job
 from sdbench.errors import UserError
 from sdbench.plan import Plan
 from sdbench.spec import Provenance, Trial, TrialResult
-from sdbench.store import Store
+from sdbench.store import Store, WriteProblem
 
 COST = {
     "train_s": 3000.0, "process_s": 1.0, "eval_s": 500.0, "setup_s": 100.0, "labelled_images": 1,
@@ -94,9 +95,27 @@ def test_wall_clock_time_adds_up_over_commands(plan: Plan, monkeypatch: pytest.M
         meter.keep(now=True)
     other = Meter(Budget(seconds=25, kind="wall"), plan.trials[:2], store, devices=1)
     assert other.look().spent == 0  # other trials, another budget
-    for damage in (b"", b"[]", b'{"seconds": -1}', b'{"seconds": NaN}', b"\xff"):
+    for damage in (b"", b"[]", b'{"seconds": -1}', b'{"seconds": NaN}', b"\xff", b'{"seconds": 1' + b"0" * 400 + b"}"):
         next((store.root / LEDGERS).iterdir()).write_bytes(damage)
         assert Meter(Budget(seconds=25, kind="wall"), plan.trials, store, devices=1).look().spent == 0
+
+
+def test_a_full_disk_switches_no_budget_off(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The time cannot be written down, which is said once; the trials are stopped all the same."""
+
+    def full(path: Path, text: str) -> None:
+        raise WriteProblem(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(budget, "write_atomic", full)
+    monkeypatch.setattr(budget, "POLL_S", 0.01)
+    monkeypatch.setattr(budget, "LEDGER_EVERY_S", 0.0)
+    stop = Event()
+    with watched(Meter(Budget(seconds=0.2, kind="wall"), plan.trials, Store(Path(plan.results)), devices=1), stop):
+        assert stop.wait(60)
+    err = capsys.readouterr().err
+    assert err == "budget: time spent is not written down: No space left on device\n"
 
 
 def test_nothing_starts_on_a_spent_budget(plan: Plan) -> None:

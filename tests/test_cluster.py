@@ -97,10 +97,10 @@ def variables(world: Path, marks: Path | None = None) -> dict[str, str]:
     return {**clean, "SDBENCH_MARKS": str(marks or world / "marks")}
 
 
-def command(world: Path, results: Path, *more: str) -> list[str]:
+def command(world: Path, results: Path, *more: str, seeds: str = "0-1") -> list[str]:
     return [
         sys.executable, "-m", "sdbench", "run", "--plugin", str(world / "lab" / "toy.py"), "--methods", "toy_unhurried",
-        "--dataset", f"folder:{world / 'pictures'}", "--model", "resnet8", "--epochs", str(EPOCHS), "--seeds", "0-1",
+        "--dataset", f"folder:{world / 'pictures'}", "--model", "resnet8", "--epochs", str(EPOCHS), "--seeds", seeds,
         "--batch-size", "16", "--protocol", "fixed", "--precision", "fp32", "--image-size", "16", "--device", "cpu",
         "--results", str(results), *more,
     ]  # fmt: skip
@@ -109,10 +109,10 @@ def command(world: Path, results: Path, *more: str) -> list[str]:
 class Run:
     """The command on a cluster, and what it leaves."""
 
-    def __init__(self, world: Path, folder: Path, address: str) -> None:
+    def __init__(self, world: Path, folder: Path, arguments: list[str]) -> None:
         self.world, self.results, self.marks = world, folder / "results", folder / "marks"
         self.marks.mkdir(exist_ok=True)
-        self.arguments = command(world, self.results, "--address", address)
+        self.arguments = arguments
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> subprocess.Popen[str]:
@@ -150,7 +150,7 @@ def start(world: Path, tmp_path: Path) -> Iterator[Callable[[str], Run]]:
     started: list[Run] = []
 
     def begin(address: str) -> Run:
-        run = Run(world, tmp_path, address)
+        run = Run(world, tmp_path, command(world, tmp_path / "results", "--address", address))
         run.start()
         started.append(run)
         return run
@@ -279,6 +279,26 @@ def test_the_command_dies_and_is_repeated(
     assert_whole(run)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_head_dies(cluster: Cluster, start: Callable[[str], Run]) -> None:
+    """The command ends by itself and says what is done, what is not and what to type next."""
+    address = cluster.say("add", "head", 0)
+    cluster.say("add", "first", 1)
+    run = start(address)
+    wait_for(run.in_the_middle)
+    cluster.say("kill", "head")
+    code, told = run.finish()
+    assert code == 1, told
+    assert f"the head of the cluster, {address}, is gone" in told
+    assert "of 4 trials ok" in told
+    assert "next: the same command again" in told
+    wait_for(lambda: not any(locked(run, r) for r in records(run.results).values()))
+    before = run.lines()
+    time.sleep(2)
+    assert run.lines() == before, "nothing works on"
+
+
 def locked(run: Run, record: TrialResult) -> bool:
     from filelock import FileLock, Timeout
 
@@ -338,3 +358,38 @@ def test_a_late_node_that_does_not_see_the_results_loses_nothing(
     assert code == 0, told
     assert run.nodes() == {"first"}
     assert_whole(run)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "where", ["here", pytest.param("cluster", marks=pytest.mark.skipif(not can_hide(), reason="needs a namespace"))]
+)
+def test_trials_on_two_processes_stop_and_go_on(world: Path, tmp_path: Path, where: str) -> None:
+    """On a Ray of its own; and on a node with just enough CPUs, which sees no plug-in: it is sent."""
+    more = ["--gpus-per-trial", "2", "--no-baseline", "--cpus", "2"]
+    arguments = command(world, tmp_path / "results", *more, seeds="0")
+    cluster = Cluster(tmp_path)
+    try:
+        if where == "cluster":
+            cluster.say("add", "head", 0)
+            arguments += ["--address", cluster.say("hide", "only", 2, world / "lab")]
+        run = Run(world, tmp_path, arguments)
+        process = run.start()
+        wait_for(run.in_the_middle)
+        process.send_signal(signal.SIGINT)
+        code, told = run.finish()
+        assert code == 130, told
+        (record,) = records(run.results).values()
+        assert record.status == "interrupted", told
+        assert "not run" not in told
+        assert "the same command again" in told
+        assert not [path for path in run.results.iterdir() if path.name.startswith((".train", ".cluster"))]
+        run.start()
+        code, told = run.finish()
+        assert code == 0, told
+        (record,) = records(run.results).values()
+        assert (record.status, len(record.resumes)) == ("ok", 1)
+        assert 0 < record.resumes[0] < EPOCHS
+    finally:
+        cluster.close()

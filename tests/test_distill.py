@@ -232,6 +232,36 @@ def test_a_teacher_is_one_however_it_is_typed(world: Any, tmp_path: Path) -> Non
     assert distill._named(ls.model_copy(update={"spec": foreign})) == "of_a_plug_in[on=true]"
 
 
+def on_two_processes(result: TrialResult, store: Store) -> TrialResult:
+    """The same trial once more, as if it had been trained on two processes."""
+    spec = result.spec.model_copy(update={"shards": 2})
+    trial = Trial(spec=spec, identity=result.identity)
+    shutil.copytree(store.folder(result.spec, result.trial_id), store.folder(spec, trial.id))
+    copied = result.model_copy(update={"spec": spec, "trial_id": trial.id})
+    store.write(copied)
+    return copied
+
+
+def test_teachers_of_several_processes_are_kept_apart(world: Any, tmp_path: Path) -> None:
+    """BatchNorm saw other shards: teachers of one seed on one process and of another on two are no two seeds of one."""
+    store = Store(tmp_path / "results")
+    found = {(r.spec.method, r.spec.seed): r for r in store.scan().results}
+    split = [on_two_processes(found["ce", seed], store) for seed in (0, 1)]
+    with pytest.raises(UserError, match=r"several settings: .*fp32; .*fp32, 2 processes each.*--gpus-per-trial"):
+        distill.plan_distillation(flags(world, tmp_path, teachers=["ce"]))
+    for wanted, own in (("1", [found["ce", 0], found["ce", 1]]), ("2", split)):
+        plan = distill.plan_distillation(flags(world, tmp_path, teachers=["ce"], gpus_per_trial=wanted))
+        assert {x.teacher.trial_id for x in plan.lessons} == {r.trial_id for r in own}
+        told = {str(x.trial.spec.params["taught_by"]) for x in plan.lessons}
+        assert told == {"resnet8/ce" if wanted == "1" else "resnet8/ce on 2 processes"}
+    both = flags(world, tmp_path, teachers=["ce,ls"])  # ls was trained on one process alone
+    assert {x.teacher.spec.shards for x in distill.plan_distillation(both).lessons} == {1}
+    shutil.rmtree(store.folder(found["ce", 0].spec, found["ce", 0].trial_id))
+    shutil.rmtree(store.folder(split[1].spec, split[1].trial_id))
+    with pytest.raises(UserError, match="several settings"):  # a seed of each
+        distill.plan_distillation(flags(world, tmp_path, teachers=["ce"]))
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

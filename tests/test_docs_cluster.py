@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sdbench.engine import ray_errand, ray_nodes, ray_tune, shipping, supervise
+from sdbench.engine import process, ray_errand, ray_nodes, ray_tune, shipping
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "cluster.md").read_text(encoding="utf-8")
 (SCRIPT,) = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.M | re.S)
@@ -82,7 +82,7 @@ def test_its_facts_are_those_of_the_code() -> None:
         assert f"`{prefix}`" in PAGE
     assert set(ray_nodes.SAME) == {"torch", "torchvision", "numpy", "timm"}
     assert (ray_errand.ADMISSION_S, ray_tune.NODE_FAILURES) == (30, 10)
-    assert supervise.STOP_GRACE_S + 5 == 25
+    assert process.STOP_GRACE_S + 5 == 25
     assert "within 25 s" in PAGE
     assert "RAY_AUTH_MODE" not in ray_tune.QUIET, "a cluster that was started otherwise would not let the command in"
 

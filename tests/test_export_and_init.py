@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import tomllib
 import zipfile
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from sdbench.cli import app
 from sdbench.errors import UserError
 from sdbench.request import Request, read_config
 from sdbench.starting import EXAMPLES
+from sdbench.store import Store, read_result
 
 Writer = Callable[..., Path]
 
@@ -70,6 +72,22 @@ def test_what_is_chosen_and_what_is_left(tmp_path: Path, write_trial: Writer) ->
     assert "1 trial(s)" in out
     with zipfile.ZipFile(tmp_path / "y.zip") as archive:
         assert archive.read(f"trials/glyphs/resnet8/ce/{one.name}/trial.json") == (one / "trial.json").read_bytes()
+
+
+def test_a_curve_that_no_reader_takes_is_left_out(tmp_path: Path, write_trial: Writer) -> None:
+    """Of two gigabytes that take no room on the disk, sealed as it is: export reads no more than readers do."""
+    folder, other = write_trial(tmp_path / "r", "ls", 0), write_trial(tmp_path / "r", "ce", 0)
+    with (folder / "curve.jsonl").open("wb") as file:
+        file.truncate(2 * 2**30)
+    Store(tmp_path / "r").write(read_result(folder / "trial.json"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = api.export(results=tmp_path / "r", output=tmp_path / "x.zip")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB: half of the curve
+    assert found.trials == 2
+    assert "larger than" in " ".join(found.left) or "too large" in " ".join(found.left)
+    with zipfile.ZipFile(tmp_path / "x.zip") as archive:
+        names = {name.removeprefix("trials/glyphs/resnet8/") for name in archive.namelist()}
+    assert names == {f"ls/{folder.name}/trial.json", *(f"ce/{other.name}/{n}" for n in ("trial.json", "curve.jsonl"))}
 
 
 def test_export_mistakes_are_named_together(tmp_path: Path, write_trial: Writer) -> None:

@@ -83,6 +83,15 @@ def test_memory_or_disk_by_what_is_free() -> None:
         assert need(plan, IMAGENET, Machine(HERE, free, 2**50, 1, 4)).rows == expected
 
 
+def test_processes_that_join_their_rows_keep_them_in_memory() -> None:
+    plan, each = planned("pskd"), 1_281_167 * 1_000 * 4
+    trial = plan.trials[0]
+    split = trial.model_copy(update={"spec": trial.spec.model_copy(update={"shards": 2})})
+    found = need(plan.model_copy(update={"trials": (split,)}), IMAGENET, Machine(HERE, each, 2**50, 1, 4))
+    assert found.rows == "memory"
+    assert found.training_bytes > 3 * each  # in three checkpoints, as trials with several processes have them
+
+
 def test_weights_are_those_of_the_network() -> None:
     """ResNet-18 with 1,000 classes, small stem: 11,689,512 parameters less the usual stem's 9,408 for its 1,728."""
     from sdbench import models

@@ -71,7 +71,7 @@ def results(tmp_path: Path) -> Path:
 def test_what_goes_and_what_stays(results: Path, write_trial: Writer) -> None:
     done, failed = write_trial(results, "ce", 0), write_trial(results, "ls", 0, status="timeout", metrics=None)
     going, kept = checkpoint(done), checkpoint(failed)
-    temporary = done / ".trial.json.abc.tmp"
+    temporary = done / ".trial.json.k3_x9a0b.tmp"
     temporary.write_bytes(b"12345")
     damaged = write_trial(results, "ls", 1) / "trial.json"
     damaged.write_text(damaged.read_text().replace('"top1": 0.5', '"top1": 0.9'))
@@ -156,7 +156,7 @@ def test_links_are_neither_followed_nor_removed(results: Path, tmp_path: Path, w
     checkpoint(outside)
     inside = write_trial(results, "ce", 1)
     (inside / "checkpoint").symlink_to(outside / "checkpoint")
-    (inside / ".x.tmp").symlink_to(outside / "trial.json")
+    (inside / ".x.k3_x9a0b.tmp").symlink_to(outside / "trial.json")
     (inside / "trial.json.damaged-1").symlink_to(outside / "trial.json")
     (results / "trials" / "linked").symlink_to(outside.parents[2])
     (inside.parent / "deadbeef").symlink_to(outside)
@@ -176,9 +176,10 @@ def test_links_are_neither_followed_nor_removed(results: Path, tmp_path: Path, w
     # a quarantine that leads away is refused, and one that becomes a link after the look as well
     (inside / "trial.json").write_text("{")
     (results / "quarantine").symlink_to(tmp_path / "elsewhere")
-    code, _, err = sdbench("gc", "--yes", "--results", results)
-    assert code == 3
-    assert "link" in err
+    code, out, _ = sdbench("gc", "--yes", "--results", results)
+    assert code == 1
+    assert "could not go" in out
+    assert "link" in out
     assert (inside / "trial.json").read_text() == "{"
 
 
@@ -263,3 +264,72 @@ def test_mistakes_are_named_together(results: Path, write_trial: Writer) -> None
     with pytest.raises(UserError, match="no results folder"):
         api.gc(results=results / "nowhere")
     assert folder.exists()
+
+
+def test_leftovers_of_kills_wherever_they_lie(results: Path, write_trial: Writer) -> None:
+    """As ``write_atomic`` names them, in every folder that the product writes to, tuning studies included."""
+    stopped = write_trial(results, "ls", 0, status="interrupted", metrics=None)
+    study = results / "tuning" / "0123456789abcdef"
+    tried = write_trial(study, "ls", 0)
+    checkpoint(tried)
+    broken = write_trial(study, "ls", 1) / "trial.json"
+    broken.write_text("{")
+    homes = {
+        stopped / "checkpoint": "epoch-000003.pt", stopped / "epoch_logits": "epoch-0001.safetensors",
+        tried / "checkpoint": "epoch-000002.pt", study: "study.json", results: "leaderboard.md",
+        results / "profiles" / "d" / "n" / "id": "profile.json", results / "budgets": "0123.json",
+    }  # fmt: skip
+    left = []
+    for folder, name in homes.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        left.append(folder / f".{name}.k3_x9a0b.tmp")
+        left[-1].write_bytes(b"x" * 10)
+    young = [path for path in left if path.parent in (study, results, results / "budgets") or "profiles" in path.parts]
+    others = results / "published" / ".x.k3_x9a0b.tmp"  # no folder of the product's
+    others.parent.mkdir()
+    others.write_text("x")
+    before = tree(results)
+    with held(stopped):
+        found = api.gc(results=results, dry_run=False)
+    gone = {*(set(left) - set(young) - {p for p in left if p.is_relative_to(stopped)}), broken}
+    gone.add(tried / "checkpoint" / "epoch-000001.pt")
+    assert before.keys() - tree(results).keys() == {str(path.relative_to(results)) for path in gone}
+    assert (results / "quarantine" / broken.relative_to(results)).read_text() == "{"
+    assert any(stopped.name in line and "works on it" in line for line in found.left)
+    for path in left:
+        if path.exists():
+            os.utime(path, (0, 0))
+    api.gc(results=results, dry_run=False)
+    assert [path for path in left if path.exists()] == []
+    assert others.exists()
+    assert (stopped / "checkpoint").is_dir()
+
+
+def test_checkpoints_of_failed_trials_go_only_if_asked(results: Path, write_trial: Writer) -> None:
+    failed = {s: write_trial(results, "ls", n, status=s, metrics=None) for n, s in enumerate(("failed", "oom"))}
+    full = write_trial(results, "ls", 5, status="failed", metrics=None, resumable=True)
+    nan = write_trial(results, "ls", 6, status="nan", metrics=None)
+    stopped = write_trial(results, "ls", 7, status="interrupted", metrics=None)
+    every = {folder: checkpoint(folder) for folder in (*failed.values(), full, nan, stopped)}
+    api.gc(results=results, stale=True, dry_run=False)
+    assert {folder for folder, kept in every.items() if not kept.exists()} == {nan}
+    code, out, _ = sdbench("gc", "--failed", "--yes", "--results", results)
+    assert code == 0
+    assert "of a trial that ended as oom" in out
+    assert {folder for folder, kept in every.items() if kept.exists()} == {full, stopped}
+
+
+def test_a_teacher_of_an_interrupted_student_is_not_stale(results: Path, write_trial: Writer) -> None:
+    today, store = method_source("ls"), Store(results)
+    folder = write_trial(results, "ls", 0)
+    record = read_result(folder / "trial.json")
+    version = PROTOCOLS["demo"].version
+    for source in ("older", today):
+        identity = {"method_source": source, "data_fingerprint": "f", "protocol_version": version}
+        store.write(type(record).model_validate({**record.model_dump(), "identity": identity, "trial_id": source[:6]}))
+    student = write_trial(results, "ban", 0, teacher="older", status="interrupted", metrics=None)
+    (student / "trial.json").rename(student / "started.json")
+    places = {Path(piece.place).name for piece in api.gc(results=results, stale=True).pieces}
+    assert "older" not in places
+    (student / "started.json").unlink()
+    assert "older" in {Path(piece.place).name for piece in api.gc(results=results, stale=True).pieces}

@@ -7,10 +7,23 @@ from typing import Any
 
 import pytest
 
+from sdbench.comparison_selection import choose
 from sdbench.leaderboard import build_board
 from sdbench.leaderboard_formats import SUFFIXES, render
 from sdbench.leaderboard_records import Board, Row, Table
-from sdbench.spec import Cost, Identity, Metrics, Pairing, Provenance, Recipe, Scaled, TrialResult, TrialSpec, digest
+from sdbench.spec import (
+    Cost,
+    Identity,
+    Metrics,
+    Pairing,
+    Provenance,
+    Recipe,
+    Scaled,
+    TrialResult,
+    TrialSpec,
+    Tuning,
+    digest,
+)
 from sdbench.statistics import MeanStd
 
 RECIPE = Recipe(epochs=200)
@@ -292,6 +305,46 @@ def test_variants_are_named_by_what_they_differ_in() -> None:
         "ls[source=edited-l]": 0.5,
     }
     assert row(table, "zipf[dense=true,weight=0.1]").params == {"weight": 0.1, "power": 1.0, "dense": True}
+
+
+TUNING = Tuning(trials=16, scheduler="asha", epochs=200, split="holdout-0.1", lr=0.1, weight_decay=5e-4, study="a" * 16)
+
+
+def tuned(method: str, seed: int, top1: float, lr: float, day: int = 1, **spec: Any) -> TrialResult:
+    made = {"finished": f"2026-01-{day:02}T00:00:00.000+00:00"}
+    given = {"recipe": Recipe(epochs=200, lr=lr), "protocol": "tuned", "tuning": TUNING, "where": made, **spec}
+    return trial(method, seed, top1, **given)
+
+
+@pytest.mark.parametrize("others", [(0, 1), (2, 3)])
+def test_what_one_study_chose_on_two_machines_is_never_averaged(others: tuple[int, int]) -> None:
+    """Which trials ASHA stops depends on the order in which they arrive, and with them what is chosen."""
+    results = [
+        *(tuned("ce", seed, 0.8, 0.5) for seed in (0, 1)),
+        *(tuned("ce", seed, 0.6, 0.05, day=2) for seed in others),
+        *(tuned("ls", seed, 0.7, 0.5) for seed in (0, 1)),
+    ]
+    table = only(build_board(results, baseline="ce"))
+    assert {r.label: (r.metrics["top1"].mean, r.seeds) for r in table.rows} == {
+        "ce[lr=0.5]": (pytest.approx(0.8), (0, 1)),
+        "ce[lr=0.05]": (pytest.approx(0.6), others),
+        "ls": (pytest.approx(0.7), (0, 1)),
+    }
+    assert not any("ran more than once" in note for note in table.notes)
+    assert "2 variants of ce: gains and costs are relative to the newest, ce[lr=0.05]" in table.notes
+    contests, _, _ = choose({r.trial_id: r for r in results}, ["ce[lr=0.50]", "ls"], None)
+    assert [contest.reference.label for contest in contests] == ["ce[lr=0.5]"]
+
+
+def test_decays_and_studies_are_named_too() -> None:
+    other = TUNING.model_copy(update={"study": "b" * 16})
+    decayed = Recipe(epochs=200, lr=0.5, weight_decay=1e-4)
+    results = [tuned("ce", 0, 0.8, 0.5), tuned("ce", 0, 0.7, 0.5, recipe=decayed)]
+    assert {r.label for r in only(build_board(results)).rows} == {"ce[weight_decay=0.0005]", "ce[weight_decay=0.0001]"}
+    results = [tuned("ce", 0, 0.8, 0.5), tuned("ce", 0, 0.7, 0.5, tuning=other)]
+    assert {r.label for r in only(build_board(results)).rows} == {"ce[study=aaaaaaaa]", "ce[study=bbbbbbbb]"}
+    chosen, _, _ = choose({r.trial_id: r for r in results}, ["ce[study=aaaa]", "ce[study=bbbb]"], None)
+    assert [contest.reference.top1() for contest in chosen] == [{0: 0.8}]
 
 
 def test_an_edited_baseline_pairs_with_its_newest_version() -> None:

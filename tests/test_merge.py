@@ -259,6 +259,54 @@ def test_files_that_the_destination_lacks_or_has_broken_are_filled_in(
     assert not (folder / "network.safetensors").exists()
 
 
+@pytest.mark.parametrize("keep", ["newest", "oldest"])
+@pytest.mark.parametrize("lacking", ["record alone", "never had"])
+def test_no_weights_are_lost_to_a_record_without_them(
+    theirs: Path, ours: Path, tmp_path: Path, write_trial: Writer, keep: str, lacking: str
+) -> None:
+    """Neither to what ``export`` packs, which holds records and curves, nor to a trial that kept none."""
+    hours = (2, 1) if keep == "newest" else (1, 2)  # by its date, theirs would win
+    source = write_trial(theirs, provenance=made(hours[0]))
+    target = write_trial(ours, provenance=made(hours[1]))
+    (target / "network.safetensors").write_bytes(b"weights")
+    write_trial(ours, provenance=made(hours[1]))  # seals them
+    (source / "logits.safetensors").unlink()
+    if lacking == "never had":
+        write_trial(theirs, provenance=made(hours[0]))
+    before = without_locks(files(ours))
+    done = merge([str(theirs)], str(ours), keep)
+    assert [each.outcome for each in done.records] == ["already there"]
+    assert "network.safetensors" in done.text
+    assert "logits.safetensors" in done.text
+    assert without_locks(files(ours)) == before
+    assert Store(ours).teaches(target.name)
+    assert [each.outcome for each in merge([str(ours)], str(theirs), keep).records] == ["already there"]  # the older
+    write_trial(theirs, provenance=made(hours[0]))
+    for name in ("logits.safetensors", "network.safetensors"):
+        (source / name).write_bytes(b"other")
+    write_trial(theirs, provenance=made(hours[0]))  # with all that the destination has
+    assert [each.outcome for each in merge([str(theirs)], str(ours), keep).records] == ["replaced"]
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_a_lock_that_is_a_link_holds_up_one_trial(
+    theirs: Path, ours: Path, tmp_path: Path, write_trial: Writer, side: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("not a lock")
+    for seed in range(3):
+        folder = write_trial(theirs, seed=seed)
+    linked = folder if side == "source" else write_trial(ours, seed=2, provenance=made(1))
+    (linked / ".lock").unlink(missing_ok=True)
+    (linked / ".lock").symlink_to(victim)
+    done = merge([str(theirs)], str(ours))
+    assert done.count("copied") == 2
+    assert {each.outcome for each in done.records} == {"copied", "refused"}
+    assert ".lock is a link" in done.text
+    assert ("the destination's" in done.text) == (side == "destination")
+    assert victim.read_text() == "not a lock"
+
+
 @pytest.mark.parametrize("way", ["file", "broken link", "link"])
 @pytest.mark.parametrize("above", [0, 1])
 def test_what_is_in_the_way_is_refused_and_the_others_come(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -140,8 +141,12 @@ def mischief(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, TrialR
     small_pictures(root / "pictures")
     (root / "toys.py").write_text(PLUGIN)
     more = ("--plugin", str(root / "toys.py"), "--methods", "toy_*", "--timeout", "90", "--cpus", "8")
-    done = subprocess.run(arguments(root, "local", *more), capture_output=True, text=True, timeout=1200, check=False)
+    (root / "temporary").mkdir()
+    environ = {**os.environ, "TMPDIR": str(root / "temporary")}
+    command = arguments(root, "local", *more)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 1, done.stderr
+    assert not list((root / "temporary").glob("sdbench-*")), "whatever happened, nothing stays behind"
     return records(root / "local"), done.stdout
 
 

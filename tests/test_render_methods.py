@@ -85,6 +85,10 @@ def test_what_is_missing_is_a_dash_or_left_out(tool: dict[str, Any]) -> None:
     assert text.endswith(said)
 
 
+def test_the_licence_of_the_authors_code_is_named(tool: dict[str, Any]) -> None:
+    assert "Authors' code: `a/b@c` (licence none stated). Card:" in tool["page"]([card(licence="none stated")], "x")
+
+
 def test_hostile_text_stays_text(tool: dict[str, Any]) -> None:
     text = tool["page"]([card(summary="<script>alert(1)</script> [x](javascript:1) *", caveat="<b>")], "resnet8")
     assert "<script>" not in text

@@ -87,6 +87,28 @@ def test_a_record_that_does_not_follow_from_its_logits(trained: Path) -> None:
     assert api.validate(trained).errors == ()
 
 
+def test_no_damage_is_vouched_for(trained: Path) -> None:
+    """A record that is written keeps the checksums of the files beside it: what was changed since stays noticed."""
+    victim = sorted(trained.glob("trials/*/*/ls/*"))[0]
+    changed(victim, top1=0.25)
+    before, store = read_result(victim / "trial.json").checksums, Store(trained)
+    assert store.teaches(victim.name)
+    data = bytearray((victim / "network.safetensors").read_bytes())
+    data[-500] ^= 4
+    (victim / "network.safetensors").write_bytes(data)
+    with (victim / "curve.jsonl").open("a") as curve:
+        curve.write('{"epoch": 4, "top1": 0.99}\n')
+    (victim / "epoch_logits" / "epoch-0003.safetensors").write_bytes(b"never made by this trial")
+    assert sdbench("rescore", "--write", "--results", trained)[0] == 0
+    after = read_result(victim / "trial.json")
+    assert after.rescored_from == before["trial.json"]
+    assert {**after.checksums, "trial.json": ""} == {**before, "trial.json": ""}
+    assert not store.teaches(victim.name)
+    told = str(api.validate(trained).errors)
+    assert "network.safetensors" in told
+    assert "curve.jsonl" in told
+
+
 def test_metrics_are_those_of_the_logits(tmp_path: Path, write_trial: Writer) -> None:
     """Four images, three right: by hand."""
     folder = write_trial(tmp_path, "ce", 0)
@@ -138,3 +160,26 @@ def test_mistakes(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no finished trial"):
         api.rescore(dataset="cifar100", results=trained)
     assert sdbench("rescore", "--results", tmp_path / "nowhere")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"logits": torch.zeros(4, 3), "labels": torch.zeros(4)},
+        {"logits": torch.zeros(4, 3), "labels": torch.full((4,), 3)},
+        {"logits": torch.zeros(4, 3), "labels": torch.full((4,), -1)},
+        {"logits": torch.zeros(4, 3), "labels": torch.zeros(5, dtype=torch.int64)},
+        {"logits": torch.zeros(4), "labels": torch.zeros(4, dtype=torch.int64)},
+        {"logits": torch.zeros(0, 3), "labels": torch.zeros(0, dtype=torch.int64)},
+        {"logits": torch.zeros(4, 3, dtype=torch.complex64), "labels": torch.zeros(4, dtype=torch.int64)},
+    ],
+    ids=["labels in float", "label K", "label -1", "a label too many", "no classes", "no images", "complex"],
+)
+def test_sealed_tensors_that_are_no_logits_hide_no_other_trial(trained: Path, tensors: dict[str, torch.Tensor]) -> None:
+    victim = sorted(trained.glob("trials/*/*/ls/*"))[0]
+    safetensors.torch.save_file(tensors, victim / "logits.safetensors")
+    Store(trained).write(read_result(victim / "trial.json"))
+    code, out, _ = sdbench("rescore", "--results", trained)
+    assert code == 1
+    assert f"damaged: {victim.name}" in out
+    assert "3 agrees" in out

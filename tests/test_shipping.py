@@ -17,9 +17,9 @@ from sdbench import environment, registry
 from sdbench.engine import Job, Resources, fence, ray_cluster, ray_nodes, shipping
 from sdbench.engine.local import run
 from sdbench.engine.ray_nodes import LOCK, TOKEN, DataNeed, Place
-from sdbench.engine.ray_tune import _limit
+from sdbench.engine.ray_tune import limit_of
 from sdbench.errors import EnvironmentProblem
-from sdbench.identity import method_source
+from sdbench.identity import method_source, sources
 from sdbench.spec import Identity, Options, Recipe, Trial, TrialSpec
 from sdbench.store import Store
 
@@ -83,6 +83,51 @@ def test_a_plugin_travels_with_what_it_imports_from_beside_it(toy: Path) -> None
     assert not left.exists()
     with shipping.unpacked(()) as none:
         assert none == ()
+
+
+def test_packages_beside_a_plugin_travel_and_belong_to_the_method(tmp_path: Path, own_registry: None) -> None:
+    """With and without __init__.py, by dots and relative; what is not imported stays; bytes stay bytes."""
+    imports = "import helper, losses_beside.smooth.hard\nfrom plain_beside import scale"
+    files = {
+        "lab/toy_packages.py": TOY.replace("import helper", imports),
+        "lab/helper.py": "from torch.nn.functional import cross_entropy as loss\n",
+        "lab/losses_beside/__init__.py": "",
+        "lab/losses_beside/smooth/__init__.py": "from . import soft\n",
+        "lab/losses_beside/smooth/soft.py": "from ..base import ONE\n",
+        "lab/losses_beside/smooth/hard.py": "# caf\xe9\n",
+        "lab/losses_beside/base.py": "ONE = 1\n",
+        "lab/losses_beside/unused.py": "",
+        "lab/plain_beside/scale.py": "SCALE = 1.0\n",
+        "lab/sdbench/__init__.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        coding = "# -*- coding: latin-1 -*-\n" if "\xe9" in text else ""
+        (tmp_path / name).write_bytes((coding + text).encode("latin-1"))
+    toy = tmp_path / "lab" / "toy_packages.py"
+    registry.load_plugin(toy)
+    with_packages = method_source("toy_shipped")
+    packed = shipping.pack([str(toy)])
+    expected = sorted(set(files) - {"lab/losses_beside/unused.py", "lab/sdbench/__init__.py"})
+    assert sorted(f"lab/{name}" for name, _ in packed[0].files) == expected
+    with shipping.unpacked(pickle.loads(pickle.dumps(packed))) as (path,):
+        code = f"registry.load_plugin({path!r}), identity.method_source('toy_shipped')"
+        assert with_packages in ask(SAY.format(code))
+    for name in ("losses_beside/base.py", "plain_beside/scale.py"):
+        before = method_source("toy_shipped")
+        with (tmp_path / "lab" / name).open("a") as file:
+            file.write("# more\n")
+        sources.cache_clear()
+        assert method_source("toy_shipped") != before, "another package is another method"
+
+
+def test_a_plugin_that_is_not_utf8_travels(tmp_path: Path, own_registry: None) -> None:
+    toy = tmp_path / "toy.py"
+    text = TOY.replace("import helper", "import torch.nn.functional as helper")
+    toy.write_bytes(f"# -*- coding: latin-1 -*-\n# caf\xe9\n{text}".encode("latin-1"))
+    registry.load_plugin(toy)
+    with shipping.unpacked(shipping.pack([str(toy)])) as (path,):
+        assert Path(path).read_bytes() == toy.read_bytes()
 
 
 def test_variables_that_matter_travel_and_folders_become_absolute(
@@ -189,7 +234,7 @@ def test_only_nodes_with_room_for_a_trial_are_asked() -> None:
     ],
 )
 def test_limits_hold_on_a_cluster_that_others_use(resources: Resources, share: float, expected: int | None) -> None:
-    assert _limit(resources, share) == expected
+    assert limit_of(resources, share) == expected
 
 
 def test_which_cluster(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sdbench import api, registry
+from sdbench import api, data, registry
 from sdbench.boards import Filter, leaderboard
 from sdbench.cli import app
 from sdbench.data.dataset import DataSet
 from sdbench.engine.job import Job
 from sdbench.errors import EnvironmentProblem, UserError
 from sdbench.protocol import TUNED_SPACE
-from sdbench.spec import TrialResult, TrialSpec
+from sdbench.spec import Metrics, Provenance, TrialResult, TrialSpec
 from sdbench.store import Store, read_result
 from sdbench.study import draw
 from sdbench.study_records import StudyResult, Tried, choose, mark_stopped, read_study, stopped_after
@@ -28,7 +28,7 @@ from sdbench.study_values import at, values_of
 from sdbench.train import run_trial
 from sdbench.tuning import TuningPlan, plan_tuning
 from sdbench.tuning_records import Budget
-from sdbench.tuning_run import TuneOutcome
+from sdbench.tuning_run import TuneOutcome, carry_through, closing_lines
 
 LR, DECAY = "recipe.lr", "recipe.weight_decay"
 BUDGET: dict[str, Any] = {"epochs": 2, "split": "holdout-0.1", "lr": 0.1, "weight_decay": 0.0005}
@@ -199,6 +199,17 @@ def test_the_same_command_again_trains_nothing(world: World, runner: Runner) -> 
     assert {path: path.read_bytes() for path in world.results.rglob("trial.json")} == before
 
 
+def test_where_results_are_merged_the_same_command_trains_nothing(world: World, tmp_path: Path, runner: Runner) -> None:
+    api.merge(world.results, into=tmp_path / "copy")
+    again = api.tune(**options(world.pictures, tmp_path / "copy", methods=["ls", "zipf[power=1.5]", "cals"]))
+    assert runner.specs == []
+    assert again.studies == world.done.studies
+    for study in world.done.studies:
+        assert read_study(tmp_path / "copy" / "tuning" / study.study_id) == read_study(
+            world.results / "tuning" / study.study_id
+        )
+
+
 def test_the_board_groups_by_budget_and_tells_the_choice(world: World) -> None:
     board = api.leaderboard(results=world.results)
     by_split = {table.split: table for table in board.tables}
@@ -249,8 +260,9 @@ def test_other_commands_cope(world: World, tmp_path: Path) -> None:
     page = (tmp_path / "r.html").read_text()
     assert "3 search trials per method" in page
     merged = api.merge(world.results, into=tmp_path / "copy")
-    assert merged.count("copied") == len(world.done.outcome.results)
-    assert api.merge(study, into=tmp_path / "copy" / "tuning" / study.name).count("copied") == 3
+    assert merged.count("copied") == len(world.done.outcome.results) + 4 * (3 + 1)  # four studies and their trials
+    assert merged.count("refused") == 0
+    assert api.merge(study, into=tmp_path / "copy" / "tuning" / study.name).count("already there") == 4
     shown = CliRunner().invoke(app, ["show", world.done.outcome.results[0].trial_id, "--results", str(world.results)])
     assert "held-out top-1" in shown.stdout
 
@@ -313,6 +325,105 @@ def test_a_search_that_is_cut_short_goes_on_and_trains_nothing_before(
     assert "protocol tuned 1" in done.stdout
 
 
+def test_several_data_sets_and_networks_are_tuned_at_once(
+    tmp_path: Path, make_pictures: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each trial finds its own data, those of two folders too, whichever is named first."""
+
+    def open_only(jobs: list[Job], resources: object, stop: object) -> None:
+        for job in jobs:
+            spec, store = job.trial.spec, Store(Path(job.store))
+            facts = data.inspect(spec.dataset, job.options.place_of(spec.dataset), spec.image_size)
+            found = facts.fingerprint == job.trial.identity.data_fingerprint
+            made = Provenance(versions={}, device="cpu", cpu="c", started="2026-01-01", finished="2026-01-01")
+            top1 = 0.5 if spec.search else None
+            result = TrialResult(
+                trial_id=job.trial.id, status="ok" if found else "failed", spec=spec, identity=job.trial.identity,
+                epochs_done=1, validation_top1=top1, provenance=made,
+            )  # fmt: skip
+            store.write(result)
+
+    monkeypatch.setattr("sdbench.run.ENGINES", {"local": open_only})
+    folders = [make_pictures(tmp_path / name, 3 + i, 1, classes=3) for i, name in enumerate(("shades", "more"))]
+    names = ["glyphs", *(f"folder:{folder}" for folder in folders)]
+    given = options("", tmp_path / "r", methods="ce", trials=1, epochs=1, seeds=0, model="resnet8,preact_resnet18")
+    done = api.tune(**{**given, "dataset": names, "image_size": 32, "batch_size": 2})
+    assert {(r.spec.dataset, r.spec.network): r.status for r in done.outcome.results} == {
+        (name, network): "ok"
+        for name in ("glyphs", "folder:shades", "folder:more")
+        for network in ("resnet8", "preact_resnet18")
+    }
+    twin = make_pictures(tmp_path / "elsewhere" / "more", 3, 1, classes=3)
+    with pytest.raises(UserError, match="two folders of images are called folder:more"):
+        planned("", tmp_path, dataset=[names[2], f"folder:{twin}"])
+
+
+def test_a_method_whose_search_trials_all_fail_is_told_of_and_can_be_tried_again(
+    pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, ran = True, []
+
+    def engine(jobs: list[Job], resources: object, stop: object) -> None:
+        for job in jobs:
+            spec, failed = job.trial.spec, broken and job.trial.spec.method == "ls"
+            ran.append((spec.method, spec.search))
+            made = Provenance(versions={}, device="cpu", cpu="c", started="2026-01-01", finished=f"2026-01-{len(ran)}")
+            result = TrialResult(
+                trial_id=job.trial.id, status="failed" if failed else "ok", reason="no such luck" if failed else "",
+                spec=spec, identity=job.trial.identity, epochs_done=2, baseline="ce", provenance=made,
+                validation_top1=0.5 if spec.search and not failed else None,
+                metrics=None if failed or spec.search else dict.fromkeys(Metrics.model_fields, 0.5),
+            )  # fmt: skip
+            Store(Path(job.store)).write(result)
+
+    def command(*more: str) -> Any:
+        given = options(pictures, tmp_path / "r", methods="ls", seeds=0, trials=2).items()
+        words = [word for key, value in given for word in (f"--{key.replace('_', '-')}", str(value))]
+        return CliRunner().invoke(app, ["tune", *words, *more])
+
+    monkeypatch.setattr("sdbench.run.ENGINES", {"local": engine})
+    first = command()
+    assert first.exit_code == 1
+    said = "tuned ls on folder:shades/resnet8: none of its 2 search trials finished (2 failed: no such luck)"
+    assert said in " ".join(first.stdout.split())
+    board = " ".join((tmp_path / "r" / "leaderboard.md").read_text().replace("\\", "").split())
+    assert said in board
+    assert said in api.leaderboard(results=tmp_path / "r").notes
+    told = first.stderr.splitlines()
+    assert sum("failed: lr " in line and "no such luck" in line for line in told) == 2
+    assert told[-1] == "next: the same command with --rerun failed, which runs failed search trials again"
+    ran.clear()
+    assert command().exit_code == 1
+    assert ran == []
+    broken = False
+    again = command("--rerun", "failed")
+    assert again.exit_code == 0
+    assert ran == [("ls", True), ("ls", True), ("ls", False)]
+    assert "none of its" not in again.stdout + again.stderr + (tmp_path / "r" / "leaderboard.md").read_text()
+
+
+def test_a_command_that_finds_nothing_promises_nothing(
+    pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def engine(jobs: list[Job], resources: object, stop: object) -> None:
+        for job in jobs:
+            made = Provenance(versions={}, device="cpu", cpu="c", started="2026-01-01", finished="2026-01-01")
+            result = TrialResult(
+                trial_id=job.trial.id, status="nan", reason="the loss is NaN", spec=job.trial.spec,
+                identity=job.trial.identity, provenance=made,
+            )  # fmt: skip
+            Store(Path(job.store)).write(result)
+
+    monkeypatch.setattr("sdbench.run.ENGINES", {"local": engine})
+    found = api.plan_tune(**options(pictures, tmp_path, methods="ce", seeds=0))
+    done, finals, written = carry_through(found, quiet=True)
+    assert done.exit_code == 1
+    lines = closing_lines(done, finals, written)
+    assert sum("the loss is NaN" in line for line in lines) == 3
+    assert not any("sdbench leaderboard" in line for line in lines)
+    assert lines[-1].startswith("next: the same command with --rerun failed")
+
+
 def planned(pictures: str, results: Path, **given: Any) -> TuningPlan:
     return api.plan_tune(**options(pictures, results, **given))
 
@@ -362,6 +473,27 @@ def test_problems_are_told_together_and_before_anything_runs(pictures: str, tmp_
         planned(pictures, tmp_path, scheduler="asha", methods="ban", engine="ray")
     with pytest.raises(UserError, match="`sdbench tune` does both"):
         api.plan(methods="ls", protocol="tuned", results=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("methods", "who"),
+    [
+        ("zipf,zipf[power=1]", "zipf and zipf[power=1]"),
+        ("zipf[power=1],zipf[weight=0.1]", "zipf[power=1] and zipf[weight=0.1]"),
+        ("zipf+cutmix,zipf+cutmix[alpha=1]", "zipf+cutmix and zipf+cutmix[alpha=1]"),
+    ],
+)
+def test_variants_that_would_share_a_row_are_refused(methods: str, who: str, pictures: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        planned(pictures, tmp_path, methods=methods)
+    assert all(who in problem for problem in caught.value.problems)
+    studies = planned(pictures, tmp_path, methods="zipf,zipf[power=1.5]").studies
+    assert [set(study.space) - {LR, DECAY} for study in studies] == [set(), {"weight", "power"}, {"weight"}]
+
+
+def test_only_what_tune_offers_is_run_again(pictures: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--rerun"):
+        planned(pictures, tmp_path, methods="ls", rerun="stale")
 
 
 def test_optuna_is_asked_for_where_it_is_missing(

@@ -17,6 +17,7 @@ import pytest
 from sdbench.engine import Resources, follow, ray_search
 from sdbench.engine.follow import Follower, Told
 from sdbench.engine.job import Job
+from sdbench.engine.ray_nodes import Place
 from sdbench.engine.ray_search import Ask
 from sdbench.space import Choice, LogUniform, Uniform
 from sdbench.spec import Identity, Options, Recipe, Trial, TrialSpec
@@ -102,14 +103,17 @@ def test_the_last_epoch_is_told_when_the_trial_is_over(tmp_path: Path, monkeypat
 
 def test_a_trial_that_is_stopped_ends_and_keeps_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake, job = FakeTrial(monkeypatch, [0.1, 0.2]), template(tmp_path)
-    (folder(job) / "checkpoint").mkdir(parents=True)
+    for name in ("checkpoint", "state"):  # the state: files of rows, gigabytes of a large data set
+        (folder(job) / name).mkdir(parents=True)
+        (folder(job) / name / "rows.bin").write_bytes(b"x")
     follower = Follower(job)
     fake.let.release()
     assert follower.next() == Told(1, 0.1)
     mark_stopped(folder(job), "asha", 1)
     follower.end()
     assert fake.stopped
-    assert not (folder(job) / "checkpoint").exists()
+    assert {path.name for path in folder(job).iterdir()} == {"curve.jsonl", "stopped.json"}
+    line(job, 1, 0.9)  # what it had got done by then, nobody had seen
     again = Follower(job)  # what was stopped stays stopped: only its curve is told
     assert [again.next(), again.next()] == [Told(1, 0.1), None]
     assert fake.started == 1
@@ -175,6 +179,43 @@ def test_optuna_starts_from_what_is_known_and_repeats(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize(
+    ("given", "asha", "optuna"),
+    [
+        ({}, None, 64),  # as many as find room
+        ({"cpus": 4}, 4, 4),
+        ({"cpus": 1}, 1, 1),
+        ({"cpus": 9, "cpus_per_trial": 4}, 2, 2),
+        ({"cpus": 100}, 100, 64),
+    ],
+)
+def test_on_a_cluster_a_search_takes_no_more_than_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, int], asha: int | None, optuna: int
+) -> None:
+    import ray
+    from ray import tune
+
+    seen: list[int | None] = []
+
+    class Noted:
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            seen.append(named["tune_config"].max_concurrent_trials)
+
+        def fit(self) -> None:
+            pass
+
+    monkeypatch.setattr(tune, "Tuner", Noted)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 64.0})
+    monkeypatch.setattr(tune, "with_parameters", lambda trainable, **named: trainable)
+    monkeypatch.setattr(tune, "with_resources", lambda trainable, needs: trainable)
+    monkeypatch.setattr(ray_search, "_optuna", lambda ask: None)
+    place, resources = Place(results="", folder=str(tmp_path), token="", versions={}), Resources(**given)
+    ray_search._fit(Ask(template(tmp_path), (point(3.0),), asha=True), resources, place)
+    ray_search._fit(Ask(template(tmp_path), (point(3.0),), space=SPACE, propose=15), resources, place)
+    assert seen == [asha, optuna]
+
+
+@pytest.mark.ray
 def test_what_ray_gives_up_is_left_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -217,8 +258,11 @@ def test_a_search_by_ray_tune_end_to_end(tmp_path: Path, search: str, make_pictu
     assert study.tried[0].status == "ok"
     assert {each.status for each in study.tried} <= {"ok", "stopped"}
     for each in study.tried:
-        assert len(each.validation_top1) == each.epochs
-        assert (each.epochs == 3) == (each.status == "ok")
+        (own,) = path.glob(f"trials/*/*/*/{each.trial_id}")
+        marked = stopped_after(own)
+        assert (each.status == "stopped") == (marked is not None)  # however far it got before it heard of that
+        assert max(each.validation_top1) == (marked or 3)
+        assert each.epochs >= len(each.validation_top1)
     assert study.chosen is not None
     assert study.tried[study.chosen].status == "ok"
     before = {p: p.read_bytes() for p in (tmp_path / "r").rglob("trial.json")}

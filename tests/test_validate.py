@@ -284,6 +284,13 @@ def test_one_seed_twice_is_no_second_seed(sound: Path, write_trial: Writer) -> N
     assert "2 trials of seed 1" in only(sound).problem
 
 
+def test_what_a_study_chose_on_two_machines_is_two_variants(root: Path, write_trial: Writer) -> None:
+    budget = {"trials": 2, "epochs": 2, "split": "holdout-0.1", "lr": 0.1, "weight_decay": 5e-4, "study": "a" * 16}
+    for lr in (0.2, 0.3):
+        write_trial(root, "ls", 0, lr, protocol="tuned", recipe={"epochs": 2, "lr": lr}, tuning=budget)
+    assert not [each for each in found_in(root) if each.kind in ("seeds", "suspicious")]
+
+
 @pytest.mark.parametrize("part", ["initial_weights", "first_batch"])
 def test_methods_that_were_not_paired(sound: Path, part: str) -> None:
     folder = folder_of(sound, "ls", 1)

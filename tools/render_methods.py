@@ -106,7 +106,8 @@ def _value(value: Value) -> str:
 def _sources(card: MethodCard) -> list[str]:
     found = [f"Paper: <{card.paper}>."] if card.paper else []
     if card.official:
-        found.append(f"Authors' code: `{card.official}`.")
+        licence = f" (licence {markdown_text(card.licence)})" if card.licence else ""
+        found.append(f"Authors' code: `{card.official}`{licence}.")
     papers = len({number.source for number in card.published})
     if papers:
         found.append(f"Reported by {papers} source{'s' * (papers > 1)}.")

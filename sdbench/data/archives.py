@@ -9,7 +9,7 @@ import tarfile
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -18,31 +18,68 @@ CHUNK = 2**20
 MAX_MEMBERS = 1_000_000
 
 
+WORDS = {"md5": "MD5", "sha256": "SHA-256"}
+"""How people write the algorithms that sums are published of."""
+
+
 class Unsafe(ValueError):
     """An archive that is not unpacked, or a download that is not used; the text says why."""
 
 
-def fetch(address: str, path: Path, md5: str, limit: int, timeout_s: float) -> None:
-    """Download ``address`` to ``path``, which comes to be only when it is whole and has this MD5 sum.
+class Comparison:
+    """Bytes that come in pieces, compared with all that is published of them.
+
+    sums: sum in hexadecimal digits by algorithm, of those in ``WORDS``; at least one.
+    """
+
+    def __init__(self, sums: Mapping[str, str]) -> None:
+        if not sums:
+            raise ValueError("nothing to compare with")
+        self.size = 0
+        self._expected = dict(sums)
+        self._found = {name: hashlib.new(name, usedforsecurity=False) for name in sums}
+
+    def add(self, piece: bytes) -> None:
+        self.size += len(piece)
+        for found in self._found.values():
+            found.update(piece)
+
+    def difference(self) -> str:
+        """The first sum that differs, and what was expected; empty where all agree."""
+        for name, expected in self._expected.items():
+            found = self._found[name].hexdigest()
+            if found != expected:
+                return f"{WORDS[name]} {found} of {self.size:,} bytes, expected {expected}"
+        return ""
+
+
+def difference(file: IO[bytes], sums: Mapping[str, str]) -> str:
+    """How the rest of an open file differs from its published sums, as ``Comparison`` says it; empty if it does not."""
+    comparison = Comparison(sums)
+    while chunk := file.read(CHUNK):
+        comparison.add(chunk)
+    return comparison.difference()
+
+
+def fetch(address: str, path: Path, sums: Mapping[str, str], limit: int, timeout_s: float) -> None:
+    """Download ``address`` to ``path``, which comes to be only when it is whole and has these sums (``Comparison``).
 
     Raises OSError and HTTPException for what the network does, Unsafe for more than ``limit`` bytes or another sum.
     """
     partial = path.with_name(f".{path.name}.part")
-    total = hashlib.md5(usedforsecurity=False)
-    size = 0
+    comparison = Comparison(sums)
     try:
         request = urllib.request.Request(address, headers={"User-Agent": "sdbench"})
         with urllib.request.urlopen(request, timeout=timeout_s) as answer, partial.open("xb") as file:
             while chunk := answer.read(CHUNK):
-                size += len(chunk)
-                if size > limit:
+                comparison.add(chunk)
+                if comparison.size > limit:
                     raise Unsafe(f"{address} sends more than {limit} bytes")
-                total.update(chunk)
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-        if total.hexdigest() != md5:
-            raise Unsafe(f"{address}: MD5 {total.hexdigest()} of {size:,} bytes, expected {md5}")
+        if differs := comparison.difference():
+            raise Unsafe(f"{address}: {differs}")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""CIFAR-10 and CIFAR-100 as published, never opened before their MD5 sums are checked.
+"""CIFAR-10 and CIFAR-100 as published, never opened before their sums are checked.
 
 The published files are pickles, which can run code when they are opened: the very bytes that are opened are compared
-with the published sum first, and nothing but arrays and plain values can come of them. A download goes into a folder
+with the published sums first, and nothing but arrays and plain values can come of them. A download goes into a folder
 of its own; the archive is checked before it is unpacked, the files after, and the folder is moved into place whole,
 so that one that broke off is never used.
 """
@@ -23,7 +23,7 @@ import numpy as np
 from filelock import FileLock
 
 from sdbench.bounded import open_plain, read_plain
-from sdbench.data.archives import Unsafe, fetch, unpack
+from sdbench.data.archives import Unsafe, difference, fetch, unpack
 from sdbench.data.cache import cache_folder, named_folder
 from sdbench.data.facts import Arrays, DataFacts, DatasetInfo, Labels, Pixels, Source
 from sdbench.errors import UserError
@@ -48,7 +48,8 @@ class Published:
     """One published archive. sums: MD5 of each file in ``folder``, in torchvision's order.
 
     torchvision: the class's name in ``torchvision.datasets``. names_file, names_key: where the
-    class names are. num_train, num_test: images in each part.
+    class names are. sha256: of the archive, and of those files in it of which it is known, by name.
+    num_train, num_test: images in each part.
     """
 
     torchvision: str
@@ -57,10 +58,18 @@ class Published:
     sums: dict[str, str]
     names_file: str
     names_key: str
+    sha256: dict[str, str]
     num_train: int = 50_000
     num_test: int = 10_000
 
+    def expected(self, file: str) -> dict[str, str]:
+        """All that is known of a file in ``folder``: its sums by algorithm."""
+        return {"md5": self.sums[file]} | ({"sha256": self.sha256[file]} if file in self.sha256 else {})
 
+
+# SHA-256 of the archives: keras-team/keras, `file_hash` in keras/src/datasets/cifar10.py (7e4b17c) and cifar100.py
+# (69b9ad0); the same in pytorch/vision@0b02d42, torchvision/prototype/datasets/_builtin/cifar.py.
+# SHA-256 of CIFAR-100's files: computed from files that have torchvision's MD5.
 PUBLISHED = {
     "cifar10": Published(
         torchvision="CIFAR10",
@@ -77,6 +86,7 @@ PUBLISHED = {
         },
         names_file="batches.meta",
         names_key="label_names",
+        sha256={"cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"},
     ),
     "cifar100": Published(
         torchvision="CIFAR100",
@@ -89,6 +99,12 @@ PUBLISHED = {
         },
         names_file="meta",
         names_key="fine_label_names",
+        sha256={
+            "cifar-100-python.tar.gz": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+            "train": "735e79b04f092ca3d2e6d07f368c0a7d70d48c48d28865950cc24454cf45129b",
+            "test": "4b67687d9933c4db8f0831104447f15b93774f4f464bd0516f0f0f2ac83b7864",
+            "meta": "a5d4786345c961390f865e93b434dbd5c6904ce880667e0cb888c97d449f28b9",
+        },
     ),
 }
 
@@ -119,22 +135,20 @@ def find(name: str, data_dir: Path | None) -> Path | None:
 
 
 def _verify(published: Published, root: Path) -> None:
-    """Compare every file with its published MD5 sum. UserError names all that differ."""
+    """Compare every file with its published sums. UserError names all that differ."""
     problems = []
     for file, expected in published.sums.items():
         path = root / published.folder / file
         try:
-            found = _md5(path)
+            with open_plain(path) as opened:
+                differs = difference(opened, published.expected(file))
         except FileNotFoundError:
             problems.append(f"{path}: missing; expected the published file with MD5 {expected}")
         except OSError as error:
             problems.append(f"{path}: cannot be read ({error}); expected the published file with MD5 {expected}")
         else:
-            if found != expected:
-                size = path.stat().st_size
-                problems.append(
-                    f"{path}: MD5 {found} of {size:,} bytes, expected {expected}; the file is cut off or is another one"
-                )
+            if differs:
+                problems.append(f"{path}: {differs}; the file is cut off or is another one")
     if problems:
         folder = root / published.folder
         problems.append(
@@ -142,11 +156,6 @@ def _verify(published: Published, root: Path) -> None:
             "--data-dir and SDBENCH_DATA to have it downloaded"
         )
         raise UserError(problems)
-
-
-def _md5(path: Path) -> str:
-    with open_plain(path) as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()  # type: ignore[arg-type]
 
 
 def _obtain(name: str, data_dir: Path | None) -> Path:
@@ -168,7 +177,8 @@ def _download(name: str, published: Published) -> Path:
                 with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-download-") as temporary:
                     print(f"Downloading {torchvision_class.url} ...", file=sys.stderr)
                     packed = Path(temporary) / published.archive
-                    fetch(torchvision_class.url, packed, torchvision_class.tgz_md5, MAX_BYTES, TIMEOUT_S)
+                    sums = {"md5": torchvision_class.tgz_md5, "sha256": published.sha256[published.archive]}
+                    fetch(torchvision_class.url, packed, sums, MAX_BYTES, TIMEOUT_S)
                     unpack(packed, Path(temporary), MAX_BYTES)
                     _verify(published, Path(temporary))
                     (Path(temporary) / published.folder).replace(root / published.folder)
@@ -233,10 +243,10 @@ class _Reader(pickle.Unpickler):
 
 
 def _contents(published: Published, root: Path, name: str) -> dict[str, Any]:
-    """What a published file holds. Its bytes are compared with their sum once more, then opened."""
+    """What a published file holds. Its bytes are compared with their sums once more, then opened."""
     path = root / published.folder / name
     content = read_plain(path, MAX_BYTES)
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != published.sums[name]:
+    if difference(io.BytesIO(content), published.expected(name)):
         raise UserError(f"{path}: changed while it was read; run the command again")
     found: dict[str, Any] = _Reader(io.BytesIO(content), encoding="latin1").load()
     return found

@@ -8,19 +8,21 @@ and attributes are not used. The folder is in --data-dir or SDBENCH_DATA, or is 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from sdbench.data import cache
 from sdbench.data.facts import Labels, Source
-from sdbench.data.files import plain_size
+from sdbench.data.files import list_lines, plain_size
 from sdbench.data.fingerprints import fingerprinted
 from sdbench.data.listing import FileTable, Listing
 from sdbench.errors import UserError
 
 FOLDER = "CUB_200_2011"
 LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt")
+NUMBER = re.compile(r"[0-9]{1,9}")
 AGAIN = "unpack CUB_200_2011.tgz of https://data.caltech.edu/records/65de6-vp158 there again"
 
 
@@ -40,45 +42,64 @@ def place(source: Source, data_dir: Path | None) -> Path:
 def scan(source: Source, data_dir: Path | None) -> Listing:
     """List all images. UserError where a list or an image is missing, or the lists do not fit together."""
     root = place(source, data_dir)
-    paths, labels, kept = (_read(root / name) for name in LISTS)
-    for name, other in zip(LISTS[1:], (labels, kept), strict=True):
+    paths, texts, kept = (_read(root / name) for name in LISTS)
+    for name, other in zip(LISTS[1:], (texts, kept), strict=True):
         if other.keys() != paths.keys():
-            odd = min(other.keys() ^ paths.keys(), key=lambda key: (len(key), key))
+            odd = min(other.keys() ^ paths.keys())
             raise UserError(f"{root / name}: image {odd} is not in both this list and {LISTS[0]}; {AGAIN}")
+    labels = _numbers(root / LISTS[1], texts)
     classes = _classes(root, paths, labels)
     train, test = (_part(root, paths, labels, kept, wanted) for wanted in ("1", "0"))
     return fingerprinted(root, classes, train, test, context=train[1].tobytes() + test[1].tobytes())
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read(path: Path) -> dict[int, str]:
     """The value of each numbered line."""
     try:
-        lines = [line.split(None, 1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = list_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: expected a line 'number value' for each image ({error}); {AGAIN}") from error
-    if not lines or any(len(parts) != 2 or not parts[0].isdigit() for parts in lines):
-        raise UserError(f"{path}: expected a line 'number value' for each image; {AGAIN}")
-    return {number: value.strip() for number, value in lines}
+    found: dict[int, str] = {}
+    for line in filter(str.strip, lines):
+        parts = line.split(None, 1)
+        if len(parts) != 2 or not NUMBER.fullmatch(parts[0]):
+            raise UserError(f"{path}: expected a line 'number value' for each image, found {line[:60]!r}; {AGAIN}")
+        number, value = int(parts[0]), parts[1].strip()
+        if found.setdefault(number, value) != value:
+            raise UserError(f"{path}: says two things of image {number}; {AGAIN}")
+    if not found:
+        raise UserError(f"{path}: expected a line 'number value' for each image, found none; {AGAIN}")
+    return found
 
 
-def _classes(root: Path, paths: dict[str, str], labels: dict[str, str]) -> tuple[str, ...]:
+def _numbers(path: Path, labels: dict[int, str]) -> dict[int, int]:
+    """The class of each image, from 0."""
+    strange = next((label for label in labels.values() if not NUMBER.fullmatch(label)), None)
+    if strange is not None:
+        raise UserError(f"{path}: expected numbers of classes, found {strange[:60]!r}; {AGAIN}")
+    found = {number: int(label) - 1 for number, label in labels.items()}
+    present = set(found.values())
+    if present != set(range(len(present))):
+        raise UserError(f"{path}: expected classes numbered from 1 without gaps; {AGAIN}")
+    if len(present) < 2:
+        raise UserError(f"{path}: expected at least two classes, found {len(present)}; {AGAIN}")
+    return found
+
+
+def _classes(root: Path, paths: dict[int, str], labels: dict[int, int]) -> tuple[str, ...]:
     """The folder of each class, in the order of the numbers. UserError where numbers and folders disagree."""
-    named: dict[str, str] = {}
+    named: dict[int, str] = {}
     for number, path in paths.items():
         parts = PurePosixPath(path).parts
-        if len(parts) != 2 or ".." in parts or path.startswith("/"):
-            raise UserError(f"{root / LISTS[0]}: expected <class>/<image>, found {path!r}; {AGAIN}")
+        if len(parts) != 2 or ".." in parts or path.startswith("/") or "\0" in path:
+            raise UserError(f"{root / LISTS[0]}: expected <class>/<image>, found {path[:200]!r}; {AGAIN}")
         if named.setdefault(labels[number], parts[0]) != parts[0]:
             raise UserError(f"{root / LISTS[1]}: image {number} lies in {parts[0]}, others of its class not; {AGAIN}")
-    if not all(label.isdigit() for label in named) or sorted(map(int, named)) != list(range(1, len(named) + 1)):
-        raise UserError(f"{root / LISTS[1]}: expected classes numbered from 1 without gaps; {AGAIN}")
-    if len(named) < 2:
-        raise UserError(f"{root / LISTS[1]}: expected at least two classes, found {len(named)}; {AGAIN}")
-    return tuple(named[str(label)] for label in range(1, len(named) + 1))
+    return tuple(named[label] for label in sorted(named))
 
 
 def _part(
-    root: Path, paths: dict[str, str], labels: dict[str, str], kept: dict[str, str], wanted: str
+    root: Path, paths: dict[int, str], labels: dict[int, int], kept: dict[int, str], wanted: str
 ) -> tuple[FileTable, Labels]:
     table, found, missing = FileTable(), [], []
     for number, path in paths.items():
@@ -91,7 +112,7 @@ def _part(
             table.add(f"images/{path}", plain_size(place, os.stat(place)))  # noqa: PTH116
         except OSError:
             missing.append(path)
-        found.append(int(labels[number]) - 1)
+        found.append(labels[number])
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{root / 'images' / missing[0]}{more}: missing, though {LISTS[0]} lists it; {AGAIN}")

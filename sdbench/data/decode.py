@@ -25,11 +25,23 @@ MAX_PIXELS = 2**26
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
+class TooLarge(ValueError):
+    """A view of an image would take more than ``MAX_PIXELS`` on the way."""
+
+
 def unreadable(path: Path, reason: object) -> UserError:
     """What to say of a file that is not a whole image."""
     return UserError(
         f"{path}: expected a whole image, found one that cannot be decoded ({reason}); "
         "replace the file or remove it, then run the command again"
+    )
+
+
+def too_large(path: Path, reason: TooLarge) -> UserError:
+    """What to say of an image that is whole, but of which a view cannot be made."""
+    return UserError(
+        f"{path}: expected an image that can be shown within {MAX_PIXELS} pixels, found one of {reason}; crop it, "
+        "remove it or give a smaller --image-size, then run the command again"
     )
 
 
@@ -93,8 +105,17 @@ def to_pixels(image: Image.Image) -> Pixels:
 
 
 def scaled(image: Image.Image, size: int) -> Image.Image:
-    """The image at ``size`` x ``size``: bilinear with antialiasing; itself if it has that size."""
-    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
+    """The image at ``size`` x ``size``: bilinear with antialiasing; itself if it has that size. Raises TooLarge."""
+    return _resized(image, size, size)
+
+
+def _resized(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Rows are scaled before columns: of a few wide pixels, many high, that alone may fill the memory."""
+    if image.size == (width, height):
+        return image
+    if width * max(height, image.height) > MAX_PIXELS:
+        raise TooLarge(f"{image.width}x{image.height}, for which {width}x{max(height, image.height)} would be made")
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def cropped(image: Image.Image, box: tuple[int, int, int, int], size: int) -> Image.Image:
@@ -107,15 +128,15 @@ def central(image: Image.Image, size: int) -> Image.Image:
     """The usual test view: the shorter side scaled to 256/224 of ``size``, then the central square.
 
     As torchvision's ``Resize(size * 256 // 224)`` and ``CenterCrop(size)``: the longer side is
-    rounded down, half pixels of the crop's corner to the nearest even number.
+    rounded down, half pixels of the crop's corner to the nearest even number. Raises TooLarge where
+    the image is so long and narrow that, scaled, it has more than ``MAX_PIXELS``.
     """
     short = max(size, size * 256 // 224)
     if image.width <= image.height:
         width, height = short, int(short * image.height / image.width)
     else:
         width, height = int(short * image.width / image.height), short
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = _resized(image, width, height)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return image.crop((left, top, left + size, top + size))
 

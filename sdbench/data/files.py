@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdbench.bounded import read_plain
 from sdbench.data.decode import TAIL_BYTES, looks_whole, read_image
 from sdbench.errors import UserError
 
@@ -16,6 +17,8 @@ CONTENT_LIMIT = 2 * 2**30
 """Bytes up to which a fingerprint covers the whole content of every file."""
 MAX_FILE_BYTES = 2**28
 """Of one image's file."""
+MAX_LIST_BYTES = 16 * 2**20
+"""Of a list of images or classes; ImageNet's largest has 2 MB."""
 HEAD_BYTES = 4096
 """What it covers of each file beyond that, beside path and size."""
 
@@ -75,9 +78,14 @@ def fingerprint(
     return f"{'content' if whole else 'head'}:{state.hexdigest()}"
 
 
+def list_lines(path: Path) -> list[str]:
+    """The lines of a plain file of at most ``MAX_LIST_BYTES`` in UTF-8. Raises OSError, UnicodeDecodeError."""
+    return read_plain(path, MAX_LIST_BYTES).decode().splitlines()
+
+
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_plain(path, MAX_FILE_BYTES)
     except OSError as error:
         raise closed(path, error) from error
 

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sdbench.bounded import read_plain
 from sdbench.data import cache
 from sdbench.data.facts import Labels, Source
+from sdbench.data.files import MAX_LIST_BYTES, list_lines
 from sdbench.data.fingerprints import fingerprinted
 from sdbench.data.listing import (
     FileTable,
@@ -25,10 +27,13 @@ from sdbench.data.listing import (
     common_classes,
     images_below,
 )
+from sdbench.data.matlab import Value, read_structs
 from sdbench.errors import UserError
 
 PLACES = ("", "imagenet", "ImageNet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 """Where train/ and val/ are looked for below the folder that the user named."""
+MAX_UNPACKED_BYTES = 4 * MAX_LIST_BYTES
+"""Of meta.mat, which is compressed."""
 WNID = re.compile(r"n\d{8}")
 EXPECTED = "train/<wnid>/<image>.JPEG and val/, with a folder for each wnid or the published 50,000 files"
 
@@ -90,6 +95,8 @@ def _mapping(root: Path, stems: list[str], classes: tuple[str, ...]) -> tuple[Pa
             if path.is_file():
                 try:
                     return path, read(path, stems, classes)
+                except UserError:
+                    raise
                 except (OSError, ValueError, IndexError, KeyError) as error:
                     raise UserError(f"{path}: cannot be understood ({error}); get it again, or remove it") from error
     raise UserError(
@@ -101,19 +108,34 @@ def _mapping(root: Path, stems: list[str], classes: tuple[str, ...]) -> tuple[Pa
 
 def _from_devkit(path: Path, stems: list[str], classes: tuple[str, ...]) -> dict[str, str]:
     """Line i is the ILSVRC number of the i-th image; meta.mat beside it has the wnid of each number."""
-    from scipy.io import loadmat
-
     meta = path.with_name("meta.mat")
     if not meta.is_file():
         raise UserError(f"{path}: says classes by numbers; put meta.mat of the development kit beside it")
-    synsets = np.atleast_1d(loadmat(str(meta), squeeze_me=True)["synsets"])
-    wnid = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
-    return _in_order(stems, [wnid[int(line)] for line in path.read_text().split()])
+    try:
+        rows = read_structs(read_plain(meta, MAX_LIST_BYTES), "synsets", ("ILSVRC2012_ID", "WNID"), MAX_UNPACKED_BYTES)
+        wnid = {_whole(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{meta}: cannot be understood ({error}); get the development kit again") from error
+    numbers = [_count(word) for word in _words(path)]
+    strange = next((number for number in numbers if number not in wnid), None)
+    if strange is not None:
+        raise ValueError(f"class {strange} is not in {meta.name}")
+    return _in_order(stems, [wnid[number] for number in numbers])
+
+
+def _whole(value: Value) -> int:
+    if not isinstance(value, float) or not value.is_integer():
+        raise ValueError(f"{value!r} is no number of a class")
+    return int(value)
+
+
+def _words(path: Path) -> list[str]:
+    return [word for line in list_lines(path) for word in line.split()]
 
 
 def _from_wnids(path: Path, stems: list[str], classes: tuple[str, ...]) -> dict[str, str]:
     """Line i is the wnid of the i-th image."""
-    return _in_order(stems, path.read_text().split())
+    return _in_order(stems, _words(path))
 
 
 def _in_order(stems: list[str], wnids: list[str]) -> dict[str, str]:
@@ -124,19 +146,22 @@ def _in_order(stems: list[str], wnids: list[str]) -> dict[str, str]:
 
 def _from_solution(path: Path, stems: list[str], classes: tuple[str, ...]) -> dict[str, str]:
     """Lines ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``, the boxes of one image after each other."""
-    lines = (line.split(",") for line in path.read_text().splitlines()[1:])
+    lines = (line.split(",") for line in list_lines(path)[1:])
     return {stem: boxes.split()[0] for stem, boxes in lines}
 
 
 def _from_pairs(path: Path, stems: list[str], classes: tuple[str, ...]) -> dict[str, str]:
     """Lines ``ILSVRC2012_val_00000001.JPEG 65``: the number of the class among the sorted wnids, from 0."""
-    pairs = (line.split() for line in path.read_text().splitlines() if line.strip())
-    return {Path(name).stem: classes[_count(number)] for name, number in pairs}
+    pairs = (line.split() for line in list_lines(path) if line.strip())
+    labels = {Path(name).stem: _count(number) for name, number in pairs}
+    if max(labels.values(), default=0) >= len(classes):
+        raise ValueError(f"class {max(labels.values())} where train/ has {len(classes)}, numbered from 0")
+    return {stem: classes[label] for stem, label in labels.items()}
 
 
 def _count(text: str) -> int:
-    if not text.isdigit():
-        raise ValueError(f"{text!r} is no number of a class")
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ValueError(f"{text[:60]!r} is no number of a class")
     return int(text)
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from sdbench.data import augment as augmentation
 from sdbench.data.dataset import DataSet, Part, known_augmentation
-from sdbench.data.decode import central, cropped, read_image, scaled, to_pixels, unreadable
+from sdbench.data.decode import TooLarge, central, cropped, read_image, scaled, to_pixels, too_large, unreadable
 from sdbench.data.facts import Arrays, DataFacts, DatasetInfo, Pixels, Source
 from sdbench.data.listing import FileTable, Listing, facts_of
 from sdbench.data.loaders import Loaders
@@ -77,13 +77,16 @@ class Decoder(Dataset[Answer | Refusal]):
         made: list[list[Pixels]] = [[] for _ in (wanted.seeds if boxed else (0,))]
         for i, path in enumerate(wanted.paths):
             image = self.open(self.root / path)  # one at a time: fresh memory for each costs half as much as decoding
-            for version, pixels in enumerate(made):
-                shown = (
-                    self._box(image, wanted.seeds[version][i], wanted.flips[version][i])
-                    if boxed
-                    else self._seen(image, request.view)
-                )
-                pixels.append(np.asarray(shown))
+            try:
+                for version, pixels in enumerate(made):
+                    shown = (
+                        self._box(image, wanted.seeds[version][i], wanted.flips[version][i])
+                        if boxed
+                        else self._seen(image, request.view)
+                    )
+                    pixels.append(np.asarray(shown))
+            except TooLarge as error:
+                raise too_large(self.root / path, error) from error
         return [torch.from_numpy(np.stack(pixels)) for pixels in made]
 
     def open(self, path: Path) -> Image.Image:

@@ -18,16 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from sdbench.bounded import read_plain
 from sdbench.data import cache
 from sdbench.data.decode import read_image, to_pixels, unreadable
 from sdbench.data.facts import Arrays, DataFacts, DatasetInfo, Pixels, Source
-from sdbench.data.files import ImageFile, fingerprint, list_file
+from sdbench.data.files import ImageFile, fingerprint, list_file, list_lines
 from sdbench.errors import UserError
 
 FOLDER = "tiny-imagenet-200"
 SIDE = 64
-MAX_LIST_BYTES = 16 * 2**20
 ADDRESS = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
@@ -79,7 +77,7 @@ def _again() -> str:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return read_plain(path, MAX_LIST_BYTES).decode().splitlines()
+        return list_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: expected a list of the published layout, and it cannot be read ({error}); {_again()}"

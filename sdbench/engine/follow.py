@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from sdbench.engine.job import Job
 from sdbench.engine.supervise import supervise
-from sdbench.store import Store, read_curve
-from sdbench.study_records import stopped_after
+from sdbench.store import Store
+from sdbench.study_records import accuracies, stopped_after
+from sdbench.trial_folder import STATE
 
 POLL_S = 0.1
 
@@ -33,7 +34,10 @@ class Follower:
         self._folder = self._store.folder(job.trial.spec, job.trial.id)
         self._stop = Event()
         self._told = 0
-        over = self._store.result(job.trial) is not None or stopped_after(self._folder) is not None
+        stop = stopped_after(self._folder)
+        self._last = job.trial.spec.recipe.epochs if stop is None else stop
+        found = self._store.result(job.trial)
+        over = stop is not None or (found is not None and found.checksums["trial.json"] != job.replaces)
         self._thread = None if over else Thread(target=supervise, args=(job, self._stop), daemon=True)
         if self._thread is not None:
             self._thread.start()
@@ -45,24 +49,26 @@ class Follower:
 
     def next(self) -> Told | None:
         """The next accuracy, once it is there; None when there are no more. That of the last epoch comes when the
-        trial's record is written, so that nobody stops a trial that is done."""
+        trial's record is written, so that nobody stops a trial that is done. Of a trial that was stopped before, what
+        the scheduler had seen."""
         last = self._job.trial.spec.recipe.epochs
         while True:
             running = self.running  # before the curve is read: what is written afterwards is read next time
-            lines = [line for line in read_curve(self._folder / "curve.jsonl") if "validation_top1" in line]
-            new = [line for line in lines if int(line["epoch"]) + 1 > self._told]
-            if new and (int(new[0]["epoch"]) + 1 < last or not running):
-                self._told = int(new[0]["epoch"]) + 1
-                return Told(self._told, float(new[0]["validation_top1"]))
+            known = accuracies(self._folder)
+            new = [epochs for epochs in known if self._told < epochs <= self._last]
+            if new and (new[0] < last or not running):
+                self._told = new[0]
+                return Told(self._told, known[self._told])
             if not running:
                 return None
             time.sleep(POLL_S)
 
     def end(self) -> None:
         """Stop the trial's process, if it runs, and wait until it is gone. What the scheduler stopped for good needs
-        no checkpoint any more."""
+        no checkpoint any more, nor the rows of its method."""
         if self._thread is not None:
             self._stop.set()
             self._thread.join()
         if stopped_after(self._folder) is not None:
-            shutil.rmtree(self._folder / "checkpoint", ignore_errors=True)
+            for name in ("checkpoint", STATE):
+                shutil.rmtree(self._folder / name, ignore_errors=True)

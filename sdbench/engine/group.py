@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -37,15 +39,28 @@ PATIENCE = timedelta(days=30)
 GRACE_S = 15.0
 """Between the end of one process in disorder and that of the first: for what it has to write."""
 
+SOCKETS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
 POLL_S = 0.1
 LOST = 71
 """Exit code of a trial's process that lost another one (EX_OSERR)."""
 
 
-def train(job: Job, stop: Callable[[], bool], anew: str = "") -> TrialResult:
+@contextmanager
+def meeting_place(job: Job) -> Iterator[str]:
+    """A folder in which the processes of a trial find each other, empty for one process alone. It is made by the
+    supervisor, since the processes may be killed; where that one is, the first process removes it."""
+    if job.trial.spec.shards == 1:
+        yield ""
+        return
+    with tempfile.TemporaryDirectory(prefix="sdbench-group-", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def train(job: Job, stop: Callable[[], bool], anew: TrialResult | None, place: str) -> TrialResult:
     """Run a trial on as many processes as it has shards; called by the first, which holds the trial's lock.
 
-    anew: as ``run_trial`` has it. Ends this process where another one is lost.
+    anew: as ``run_trial`` has it. place: as ``meeting_place`` has it. Ends this process where another one is lost.
     """
     from sdbench.train import run_trial
     from sdbench.workers import ALONE, PeerLost
@@ -54,18 +69,21 @@ def train(job: Job, stop: Callable[[], bool], anew: str = "") -> TrialResult:
     load_plugins(job)
     if size == 1:
         return run_trial(job.trial, store, job.options, stop=stop, opener=open_unchanged, workers=ALONE, anew=anew)
-    with tempfile.TemporaryDirectory(prefix="sdbench-group-") as folder:
-        meeting = Path(folder) / "meeting"
-        others = [_start(job, rank, meeting, anew) for rank in range(1, size)]
-        threading.Thread(target=_watch, args=(others,), daemon=True).start()
-        _meet(job, 0, meeting)
-        try:
-            return take_part(job, 0, stop, anew)
-        except PeerLost as error:
-            _end(str(error))
+    meeting = Path(place) / "meeting"
+    others = [_start(job, rank, meeting, anew) for rank in range(1, size)]
+    threading.Thread(target=_watch, args=(others,), daemon=True).start()
+    _meet(job, 0, meeting)
+    try:
+        return take_part(job, 0, stop, anew)
+    except PeerLost as error:
+        _end(str(error))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
-def take_part(job: Job, device_index: int, stop: Callable[[], bool] = lambda: False, anew: str = "") -> TrialResult:
+def take_part(
+    job: Job, device_index: int, stop: Callable[[], bool] = lambda: False, anew: TrialResult | None = None
+) -> TrialResult:
     """One process's part of a trial, once ``torch.distributed`` has joined all of them. Raises PeerLost."""
     from sdbench.train import run_trial
     from sdbench.workers import ProcessGroup
@@ -98,7 +116,7 @@ def stay_on_loopback() -> None:
 
     for name, addresses in psutil.net_if_addrs().items():
         if any(address.address == "127.0.0.1" for address in addresses):
-            os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = name
+            os.environ.update(dict.fromkeys(SOCKETS, name))
 
 
 def load_plugins(job: Job) -> None:
@@ -122,10 +140,11 @@ def _meet(job: Job, rank: int, meeting: Path) -> None:
     )
 
 
-def _start(job: Job, rank: int, meeting: Path, anew: str) -> subprocess.Popen[bytes]:
+def _start(job: Job, rank: int, meeting: Path, anew: TrialResult | None) -> subprocess.Popen[bytes]:
     process = subprocess.Popen([sys.executable, "-P", "-m", MODULE], stdin=subprocess.PIPE)
     assert process.stdin is not None
-    told = {"job": job.model_dump(mode="json"), "rank": rank, "meeting": str(meeting), "anew": anew}
+    old = anew and anew.model_dump(mode="json")
+    told = {"job": job.model_dump(mode="json"), "rank": rank, "meeting": str(meeting), "anew": old}
     process.stdin.write(json.dumps(told).encode() + b"\n")
     process.stdin.flush()
     return process
@@ -161,7 +180,8 @@ def main() -> None:
     load_plugins(job)
     try:
         _meet(job, rank, Path(told["meeting"]))
-        result = take_part(job, rank, anew=told["anew"])
+        old = TrialResult.model_validate(told["anew"]) if told["anew"] else None
+        result = take_part(job, rank, anew=old)
     except PeerLost as error:
         _end(str(error))
     sys.stdout.flush()

@@ -18,9 +18,9 @@ from filelock import FileLock, Timeout
 
 from sdbench.engine import ray_nodes
 from sdbench.engine.job import Job
+from sdbench.engine.process import STOP_GRACE_S
 from sdbench.engine.ray_nodes import Place
 from sdbench.engine.shipping import stage_package, variables
-from sdbench.engine.supervise import STOP_GRACE_S
 from sdbench.errors import EnvironmentProblem
 
 FOLDER = ".cluster-"
@@ -53,24 +53,17 @@ def chosen(address: str | None) -> str | None:
     return found
 
 
-def connect(address: str, staged: Path, *, had_own: bool = False, **common: Any) -> None:
-    """Join the cluster, with this process's package and variables for its workers. Raises EnvironmentProblem.
-
-    had_own: whether this process has had a Ray of its own, which makes Ray ask for tokens until the process ends.
-    """
+def connect(address: str, staged: Path, **common: Any) -> None:
+    """Join the cluster, with this process's package and variables for its workers. Raises EnvironmentProblem."""
     import ray
 
     environment = {"env_vars": variables(os.environ), "py_modules": [str(stage_package(staged))]}
     try:
         ray.init(address=address, runtime_env=environment, **common)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        remedy = (
-            "join it from a new process: this one has run trials with a Ray of its own, and shows its token since"
-            if had_own
-            else "see `ray status`, and where the cluster asks for a token, RAY_AUTH_MODE=token must be set here too"
-        )
         raise EnvironmentProblem(
-            f"--address {address}: no Ray cluster answers there as it should ({last_line(str(error))}); {remedy}"
+            f"--address {address}: no Ray cluster answers there as it should ({last_line(str(error))}); see "
+            "`ray status`, and where the cluster asks for a token, RAY_AUTH_MODE=token must be set here too"
         ) from error
 
 

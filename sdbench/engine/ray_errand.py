@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from threading import Event
@@ -19,7 +20,8 @@ ADMISSION_S = 30.0
 
 @dataclass(frozen=True)
 class Errand:
-    """What every supervisor is told. place, halt: None on a Ray of this command's own."""
+    """What every supervisor is told. place: None on a Ray of this command's own. halt: None where it finds the trials
+    by itself."""
 
     jobs: list[str]
     work: Work
@@ -32,20 +34,19 @@ def trainable(config: dict[str, Any], errand: Errand) -> None:
     from ray import tune
 
     job = Job.model_validate_json(errand.jobs[config["job"]])
-    if errand.place is None:
-        status = errand.work(job, Event())
-    else:
-        with obedient(errand.halt, job.trial.id) as stop, unpacked(errand.place.plugins) as plugins:
-            _admit(errand.place, stop)
-            told = job.model_copy(update={"options": job.options.model_copy(update={"plugins": plugins})})
-            status = None if stop.is_set() else errand.work(told, stop)
+    with contextlib.ExitStack() as kept:
+        stop = kept.enter_context(obedient(errand.halt, job.trial.id)) if errand.halt is not None else Event()
+        if errand.place is not None:
+            job = job.with_plugins(kept.enter_context(unpacked(errand.place.plugins)))
+            admit(errand.place, stop)
+        status = None if stop.is_set() else errand.work(job, stop)
     tune.report({"status": status or "interrupted"})
 
 
 _admitted = ""  # module state: one supervisor's process serves many trials
 
 
-def _admit(place: Place, stop: Event) -> None:
+def admit(place: Place, stop: Event) -> None:
     """Refuse to work where a node that joined after the start lacks what the others have; Tune then asks another."""
     global _admitted
     if _admitted == place.token:

@@ -13,7 +13,7 @@ from threading import Event
 from typing import Any
 
 from sdbench.engine import ray_cluster
-from sdbench.engine.supervise import WORKER
+from sdbench.engine.process import WORKER
 
 
 class Halted(Exception):

@@ -56,7 +56,7 @@ def place_of(jobs: Sequence[Job], folder: Path, token: str) -> Place:
     needs = {
         DataNeed(
             name=job.trial.spec.dataset,
-            folder=job.options.data_dir,
+            folder=str(where) if (where := job.options.place_of(job.trial.spec.dataset)) else None,
             image_size=job.trial.spec.image_size,
             fingerprint=job.trial.identity.data_fingerprint,
         )

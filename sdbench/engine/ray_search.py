@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
@@ -19,8 +19,9 @@ from typing import Any
 
 from sdbench.engine import Resources, ray_halt, ray_tune
 from sdbench.engine.job import Job
+from sdbench.engine.ray_errand import admit
 from sdbench.engine.ray_nodes import Place
-from sdbench.engine.shipping import Plugin, unpacked
+from sdbench.engine.shipping import unpacked
 from sdbench.space import Choice, LogUniform, Space
 from sdbench.spec import Trial
 from sdbench.store import Store
@@ -45,7 +46,8 @@ class Ask:
     """One search. template: the default point's job. points: the configurations to be tried in any case, the default
     point first where it is among them. asha: whether trials may be stopped early; the default point never is.
     propose: how many further configurations Optuna proposes, in ``space``, from ``seed`` and what is ``known``:
-    configurations that are over, with their validation accuracy."""
+    configurations that are over, with their validation accuracy. again: by their ids, finished trials that are to be
+    run again, with the time at which they were finished."""
 
     template: Job
     points: tuple[Point, ...]
@@ -54,6 +56,7 @@ class Ask:
     propose: int = 0
     seed: int = 0
     known: tuple[tuple[Point, float], ...] = ()
+    again: Mapping[str, str] = field(default_factory=dict)
 
     def job(self, config: Mapping[str, Any]) -> Job:
         """The job of what Tune calls a configuration: the place of a point, or proposed values."""
@@ -67,7 +70,7 @@ class Ask:
             given = [point for point in self.points if all(config[name] == value for name, value in point.items())]
             values = given[0] if given else values  # a default may have more digits than what is proposed
         own = Trial(spec=at(trial.spec, values), identity=trial.identity, caveat=trial.caveat)
-        return self.template.model_copy(update={"trial": own})
+        return self.template.model_copy(update={"trial": own, "replaces": self.again.get(own.id, "")})
 
     @property
     def epochs(self) -> int:
@@ -75,15 +78,15 @@ class Ask:
         return self.template.trial.spec.recipe.epochs
 
 
-def run(asks: list[Ask], resources: Resources, stop: Event) -> None:
-    """Carry out all searches, one after the other, each with as many trials at once as there is room for. Raises
-    EnvironmentProblem where a cluster cannot be joined."""
-    if not asks or stop.is_set():
+def run(templates: Sequence[Job], asks: Iterable[Ask], resources: Resources, stop: Event) -> None:
+    """Carry out all searches, one after the other, each with as many trials at once as there is room for. templates:
+    what the cluster's nodes must be fit for; without any, nothing is asked for. Raises EnvironmentProblem where a
+    cluster cannot be joined."""
+    if not templates or stop.is_set():
         return
-    with ray_tune.session([ask.template for ask in asks], resources, stop) as (place, _):
+    with ray_tune.session(templates, resources, stop) as (place, _):
         for ask in asks:
-            if not stop.is_set():
-                _fit(ask, resources, place)
+            _fit(ask, resources, place)
 
 
 def _fit(ask: Ask, resources: Resources, place: Place | None) -> None:
@@ -95,10 +98,9 @@ def _fit(ask: Ask, resources: Resources, place: Place | None) -> None:
     share = ray_tune.share_of(resources)
     needs = {"cpu": resources.cpus_per_trial, "gpu": share}
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    limit = ray_tune.limit_of(resources, share) if place else resources.jobs
     room = int(total.get("GPU", 0) / share) if share else int(total.get("CPU", 1) // resources.cpus_per_trial)
-    trainable = tune.with_resources(
-        tune.with_parameters(_followed(), ask=ask, plugins=place.plugins if place else ()), needs
-    )
+    trainable = tune.with_resources(tune.with_parameters(_followed(), ask=ask, place=place), needs)
     places = range(len(ask.points))
     with tempfile.TemporaryDirectory(prefix="sdbench-tune-") as scratch:
         tuner = tune.Tuner(
@@ -108,7 +110,7 @@ def _fit(ask: Ask, resources: Resources, place: Place | None) -> None:
                 num_samples=len(places) + ask.propose if ask.propose else 1,
                 search_alg=_optuna(ask) if ask.propose else None,
                 scheduler=_asha(ask) if ask.asha else None,
-                max_concurrent_trials=max(1, room) if ask.propose else None,
+                max_concurrent_trials=min(max(1, room), limit or room + 1) if ask.propose else limit,
                 reuse_actors=False,
             ),
             run_config=tune.RunConfig(
@@ -129,15 +131,15 @@ def _followed() -> Any:
     from ray import tune
 
     class Followed(tune.Trainable):
-        def setup(self, config: dict[str, Any], ask: Ask | None = None, plugins: tuple[Plugin, ...] = ()) -> None:
+        def setup(self, config: dict[str, Any], ask: Ask | None = None, place: Place | None = None) -> None:
             from sdbench.engine.follow import Follower
 
             assert ask is not None, "handed over by with_parameters"
             self.kept = contextlib.ExitStack()
             job = ask.job(config)
-            if plugins:  # on a cluster, whose nodes need not see the files that were named
-                here = self.kept.enter_context(unpacked(plugins))
-                job = job.model_copy(update={"options": job.options.model_copy(update={"plugins": here})})
+            if place is not None:  # a cluster, whose nodes need not see the files that were named
+                admit(place, Event())
+                job = job.with_plugins(self.kept.enter_context(unpacked(place.plugins)))
             self.follower = Follower(job)
             self.epochs = ask.epochs
 
@@ -165,7 +167,7 @@ def _asha(ask: Ask) -> Any:
 
         def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
             action: str = super().on_trial_result(controller, trial, result)
-            if action != ASHAScheduler.STOP:
+            if action != ASHAScheduler.STOP or result[TIME] >= ask.epochs:
                 return action
             job = ask.job(trial.config)
             if job.trial.id == default:

@@ -15,27 +15,19 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
-import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from sdbench import environment
-from sdbench.engine import Resources, Work, ray_cluster, ray_halt, ray_train
-from sdbench.engine.group import stay_on_loopback
+from sdbench.engine import Resources, Work, ray_cluster, ray_halt, ray_head, ray_own, ray_train
 from sdbench.engine.job import Job
 from sdbench.engine.ray_errand import Errand, trainable
 from sdbench.engine.ray_halt import Running, callback, fitting
 from sdbench.engine.ray_nodes import Place
 from sdbench.engine.supervise import supervise
-
-OBJECT_STORE_BYTES = 80 * 2**20  # trials read their data themselves
 
 NODE_FAILURES = 10
 """How often a trial may lose its node or its supervisor. Its own failures are counted by the supervisor."""
@@ -53,14 +45,6 @@ QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's snapshots grow with every trial, and nothing reads them
 }
 
-OWN = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_memory_monitor_refresh_ms": "0",  # it would kill the supervisor, which outlives its trial, rather than it
-}
-"""For a Ray of this command's own. A cluster has its own settings."""
-
-_had_own = Event()
-
 
 def available() -> bool:
     """Whether Ray Tune is installed."""
@@ -74,10 +58,22 @@ def run(jobs: list[Job], resources: Resources, stop: Event, work: Work = supervi
     if not jobs or stop.is_set():
         return
     payload = [job.model_dump_json() for job in jobs]
-    if resources.gpus_per_trial > 1:
-        work = partial(ray_train.work, cpus=resources.cpus_per_trial)
-    with session(jobs, resources, stop) as (place, halt):
+    with session(jobs, resources, stop) as (place, halt), contextlib.ExitStack() as kept:
+        if resources.gpus_per_trial > 1:
+            work, halt = _together(resources, place, halt, stop, kept)
         _rounds(Errand(payload, work, place, halt), resources, stop)
+
+
+def _together(
+    resources: Resources, place: Place | None, halt: Any, stop: Event, kept: contextlib.ExitStack
+) -> tuple[Work, Any]:
+    """How trials of several processes are run, and what stops them: those are not below this process to be found."""
+    if place is None:
+        folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="sdbench-train-", ignore_cleanup_errors=True))
+        halt = ray_cluster.start_halt()
+        ray_halt.begin(Running(stop, halt))
+        return ray_train.Group(resources.cpus_per_trial, folder, halt).work, halt
+    return ray_train.Group(resources.cpus_per_trial, place.folder, halt, place).work, halt
 
 
 @contextlib.contextmanager
@@ -85,14 +81,11 @@ def session(jobs: Sequence[Job], resources: Resources, stop: Event) -> Iterator[
     """Ray, silent, until the block ends: a local one, or the cluster at an address, whose nodes are looked at for what
     ``jobs`` need; then also the place of its common files and the handle that stops trials on all nodes. ``callback``
     halts Tune once ``stop`` is set. Raises EnvironmentProblem where the cluster cannot be joined or lacks something."""
-    address = ray_cluster.chosen(resources.address)
-    for name, value in {**QUIET, **({} if address else OWN)}.items():
-        # Ray reads how it authenticates when it is imported: later it could not talk to what it starts.
-        if not (name == "RAY_AUTH_MODE" and "ray" in sys.modules):
-            os.environ.setdefault(name, value)
-    with _silence():
+    address = resources.address
+    ray_own.refuse_other_ray()
+    with _silence(), ray_own.variables(QUIET if address else {**QUIET, **ray_own.OWN}):
         if address is None:
-            with _own(resources):
+            with ray_own.started(resources, **COMMON):
                 ray_halt.begin(Running(stop))
                 yield None, None
             return
@@ -107,95 +100,35 @@ def session(jobs: Sequence[Job], resources: Resources, stop: Event) -> Iterator[
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Ray's reports and banners stay out of the command's output."""
-    for name in ("ray", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is told in this command's own words
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)  # what went wrong is told in this command's own words
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 COMMON: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
 
 
 @contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Ray installs handlers of its own; the command's stay in force."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
 def _joined(address: str) -> Iterator[None]:
     """The cluster at ``address``, until the block ends."""
+    ray_own.refuse_to_join(address)
     import ray
 
     with tempfile.TemporaryDirectory(prefix="sdbench-stage-") as staged:
-        with _own_signals():
-            ray_cluster.connect(address, Path(staged), had_own=_had_own.is_set(), **COMMON)
+        with ray_own.kept_signals():
+            ray_cluster.connect(address, Path(staged), **COMMON)
         try:
-            yield
+            with ray_head.watched(ray.get_runtime_context().gcs_address, Path(staged)):
+                yield
         finally:
             ray.shutdown()
-
-
-@contextlib.contextmanager
-def _own(resources: Resources) -> Iterator[None]:
-    """A Ray of this command's own on this machine, until the block ends."""
-    import ray
-
-    cpus = resources.cpus if resources.cpus is not None else environment.cpu_count()
-    if resources.gpus_per_trial > 1:
-        cpus = ray_train.cpus_needed(resources, cpus)
-        stay_on_loopback()
-    _had_own.set()
-    with _own_signals(), _loopback():
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            num_gpus=resources.gpus,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            **COMMON,
-        )
-    session = _session_folder()
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        if session is not None:
-            shutil.rmtree(session, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _loopback() -> Iterator[None]:
-    """A Ray that starts here is reached from this machine only.
-
-    Its servers bind the node's address, by default that of a network interface; an address of 127.0.0.1 that is asked
-    for is replaced by that. Where Ray is told that there are no clusters, as on macOS and Windows, it takes the
-    loopback address by itself. A Ray without that switch binds as it does by default.
-    """
-    from ray._private import ray_constants
-
-    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", None)
-    if before is None:
-        yield
-        return
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-def _session_folder() -> Path | None:
-    """Where a local Ray keeps its logs and sockets; Ray itself never removes it."""
-    from ray._private import worker
-
-    node: Any = worker._global_node
-    return Path(node.get_session_dir_path()) if node is not None else None
 
 
 def share_of(resources: Resources) -> float:
@@ -206,7 +139,7 @@ def share_of(resources: Resources) -> float:
     return 1 / resources.per_gpu if total.get("GPU", 0) and resources.gpus != 0 else 0.0
 
 
-def _limit(resources: Resources, share: float) -> int | None:
+def limit_of(resources: Resources, share: float) -> int | None:
     """How many trials may run at once on a cluster that others use too; None for as many as find room."""
     limits = [] if resources.cpus is None else [resources.cpus // resources.cpus_per_trial]
     if resources.jobs is not None:
@@ -236,10 +169,10 @@ def _fit(errand: Errand, left: list[int], resources: Resources, name: str) -> di
 
     folder = errand.place.folder if errand.place else None
     share = share_of(resources)
-    needs = {"cpu": resources.cpus_per_trial, "gpu": share}
-    limit = _limit(resources, share) if folder else resources.jobs
+    needs: dict[str, float] = {"cpu": resources.cpus_per_trial, "gpu": share}
+    limit = limit_of(resources, share) if folder else resources.jobs
     if resources.gpus_per_trial > 1:
-        needs, limit = {"cpu": ray_train.HEAD_CPUS}, ray_train.at_once(resources)
+        needs, limit = dict(ray_train.HEAD), ray_train.at_once(resources)
     trial = tune.with_resources(tune.with_parameters(trainable, errand=errand), needs)
     with tempfile.TemporaryDirectory(prefix="sdbench-tune-") as scratch:
         tuner = tune.Tuner(

@@ -28,9 +28,9 @@ FOLDERS = ("SDBENCH_DATA", "SDBENCH_CACHE")
 
 
 class Plugin(Record):
-    """A plug-in and the files beside it that it imports, each as (name, text); the plug-in itself comes first."""
+    """A plug-in and what it imports from beside it, each as (path from its folder, content); itself comes first."""
 
-    files: tuple[tuple[str, str], ...]
+    files: tuple[tuple[str, bytes], ...]
 
 
 def stage_package(folder: Path) -> Path:
@@ -57,8 +57,8 @@ def pack(plugins: Sequence[str]) -> tuple[Plugin, ...]:
 
     found = []
     for path in plugins:
-        files = identity.files(Path(path))
-        found.append(Plugin(files=tuple((file.name, text.decode()) for file, text in files.items())))
+        own = Path(path).resolve()
+        found.append(Plugin(files=tuple((identity.name_of(f, own), text) for f, text in identity.files(own).items())))
     return tuple(found)
 
 
@@ -73,8 +73,9 @@ def unpacked(plugins: Sequence[Plugin]) -> Iterator[tuple[str, ...]]:
         for number, plugin in enumerate(plugins):
             folder = Path(scratch) / str(number)
             folder.mkdir()
-            for name, text in plugin.files:
-                (folder / name).write_bytes(text.encode())
+            for name, content in plugin.files:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(content)
             paths.append(str(folder / plugin.files[0][0]))
         yield tuple(paths)
 
@@ -82,5 +83,9 @@ def unpacked(plugins: Sequence[Plugin]) -> Iterator[tuple[str, ...]]:
 def variables(environ: Mapping[str, str]) -> dict[str, str]:
     """What of the environment the nodes are given; paths are made absolute, as they work in other folders."""
     found = {name: value for name, value in environ.items() if name.startswith(PREFIXES)}
-    found.update({name: str(path_of(found[name]).absolute()) for name in FOLDERS if found.get(name)})
-    return found
+    return {**found, **absolute_folders(found)}
+
+
+def absolute_folders(environ: Mapping[str, str]) -> dict[str, str]:
+    """The folders that the environment names, as they are to be named to whoever works in another one."""
+    return {name: str(path_of(environ[name]).absolute()) for name in FOLDERS if environ.get(name)}

@@ -6,32 +6,22 @@ Imports no torch: the supervisor must survive whatever the trial does to its own
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
-from threading import Event, Thread
-from typing import IO
+from threading import Event
 
 from filelock import Timeout
 
-from sdbench import environment
-from sdbench.engine.fence import LOST
+from sdbench import attempts, environment
+from sdbench.engine.fence import LOST, lost
+from sdbench.engine.group import meeting_place
 from sdbench.engine.job import Job
+from sdbench.engine.process import CANNOT_WRITE, HOLDS, attempted
 from sdbench.spec import Provenance, Status, TrialResult
 from sdbench.store import DamagedRecord, Store, read_result, write_atomic
 
-WORKER = "sdbench.engine.worker"
-CANNOT_WRITE = 74
-"""The exit code of a trial's process that could not write its record (EX_IOERR)."""
-
-POLL_S = 0.1
 LOCK_POLL_S = 1.0
-STOP_GRACE_S = 20.0
-LOG_CHUNK = 2**16
-LOG_BYTES = 2**16
 TAIL_CHARS = 4000
 
 
@@ -57,28 +47,30 @@ def say(line: str) -> None:
 
 def _to_its_record(job: Job, stop: Event, environ: dict[str, str] | None) -> Status | None:
     store = Store(Path(job.store))
-    attempts = 1 + job.options.max_failures
-    for _ in range(attempts):
+    times = 1 + job.options.max_failures
+    for _ in range(times):
         before = broken_off(store, job)
-        attempted = _attempt(job, stop, environ)
-        if attempted.timed_out or stop.is_set() or attempted.code == CANNOT_WRITE:
+        with meeting_place(job) as place:
+            last = attempted(job, stop, environ, place)
+        if last.timed_out or stop.is_set() or last.said(CANNOT_WRITE):
             break
         found = recorded(store, job, before)
         if found is not None:
-            _keep_log(store, found, attempted.log)
+            keep_log(store, found, last.log)
             return found.status
-        if attempted.code == LOST:  # somebody else works on it, and will write its record
-            return None
-    if attempted.timed_out:
-        return write_end(store, job, stop, "timeout", time_is_up(job), attempted.log)
+        name = last.said(HOLDS)
+        if last.code == LOST and name and lost(store.folder(job.trial.spec, job.trial.id), name):
+            return None  # somebody else works on it, and will write its record
+    if last.timed_out:
+        return write_end(store, job, stop, "timeout", time_is_up(job), last.log)
     if stop.is_set():
         found = recorded(store, job, "")
         return found.status if found else None
-    if attempted.code == CANNOT_WRITE:
-        last = attempted.log.strip().splitlines()[-1:]
-        return write_end(store, job, stop, "failed", "".join(last)[-TAIL_CHARS:], attempted.log, resumable=True)
-    reason = f"{_death(attempted.code)}, {attempts} time(s)"
-    return write_end(store, job, stop, "failed", reason, attempted.log)
+    if problem := last.said(CANNOT_WRITE):
+        reason = f"the record cannot be written: {problem}"
+        return write_end(store, job, stop, "failed", reason, last.log, resumable=True)
+    reason = f"{_death(last.code)}, {times} time(s)"
+    return write_end(store, job, stop, "failed", reason, last.log)
 
 
 def time_is_up(job: Job) -> str:
@@ -87,118 +79,15 @@ def time_is_up(job: Job) -> str:
     return f"no result after --timeout {limit:g} s; a longer limit with --rerun failed goes on from its checkpoint"
 
 
-class _Attempt:
-    """One process: its exit code, the end of what it printed, whether it ran out of time."""
-
-    def __init__(self) -> None:
-        self.code = 0
-        self.timed_out = False
-        self.printed = bytearray()
-
-    def hear(self, chunk: bytes) -> None:
-        self.printed += chunk
-        if len(self.printed) > 2 * LOG_BYTES:
-            del self.printed[:-LOG_BYTES]
-
-    @property
-    def log(self) -> str:
-        return bytes(self.printed[-LOG_BYTES:]).decode(errors="replace")
-
-
-def _attempt(job: Job, stop: Event, environ: dict[str, str] | None) -> _Attempt:
-    attempt = _Attempt()
-    reader, writer = os.pipe()
-    threads = str(job.trial.spec.threads)
-    env = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
-    env.update(environ or {})
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", WORKER, str(writer)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(writer,),
-            env=env,
-            start_new_session=True,  # a Ctrl-C on the terminal reaches the command, which stops its trials
-        )
-    finally:
-        os.close(writer)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    listener = Thread(target=_listen, args=(process.stdout, attempt), daemon=True)
-    listener.start()
-    try:
-        process.stdin.write(job.model_dump_json().encode() + b"\n")
-        process.stdin.flush()
-        _wait(process, attempt, job.options.timeout_s, reader, stop)
-    except BrokenPipeError:
-        _ended(process, block=True)
-    finally:
-        _kill(process)  # where it has ended, what it started and left behind
-        attempt.code = process.wait()
-        os.close(reader)
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        listener.join(timeout=5)
-        process.stdout.close()
-    return attempt
-
-
-def _ended(process: subprocess.Popen[bytes], *, block: bool = False) -> bool:
-    """Whether it has ended. It is not reaped: until then, no other process group can have its number."""
-    options = os.WEXITED | os.WNOWAIT | (0 if block else os.WNOHANG)
-    return os.waitid(os.P_PID, process.pid, options) is not None
-
-
-def _wait(
-    process: subprocess.Popen[bytes], attempt: _Attempt, timeout_s: float | None, reader: int, stop: Event
-) -> None:
-    """Until the process ends, its time is up, or it was asked to stop and its grace is over."""
-    os.set_blocking(reader, False)
-    started: float | None = None
-    asked: float | None = None
-    while not _ended(process):
-        if started is None and _byte(reader):
-            started = time.monotonic()
-        if timeout_s is not None and started is not None and time.monotonic() - started > timeout_s:
-            attempt.timed_out = True
-            return
-        if stop.is_set() and asked is None:
-            process.send_signal(signal.SIGTERM)
-            asked = time.monotonic()
-        if asked is not None and time.monotonic() - asked > STOP_GRACE_S:
-            return
-        time.sleep(POLL_S)
-
-
-def _byte(reader: int) -> bool:
-    try:
-        return bool(os.read(reader, 1))
-    except BlockingIOError:
-        return False
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """The trial's whole process group, with any helper that a plug-in started."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # macOS: the latter, for a group of zombies
-        process.kill()
-
-
-def _listen(stream: IO[bytes], attempt: _Attempt) -> None:
-    """Read all that the process prints and keep its end, however much it is."""
-    try:
-        while chunk := os.read(stream.fileno(), LOG_CHUNK):
-            attempt.hear(chunk)
-    except (OSError, ValueError):
-        return
-
-
 def broken_off(store: Store, job: Job) -> str:
-    """The seal of the record that says the trial was broken off, as it stands before a process takes it up again."""
+    """The seal of the record that says how the trial ended last, as it stands before a process takes it up again: that
+    it was broken off, or that an attempt to replace its finished record failed."""
     found = _read(store, job)
-    return found.checksums["trial.json"] if found is not None and not found.final else ""
+    if found is not None and found.status == "ok":
+        found = attempts.ended(store.folder(job.trial.spec, job.trial.id), found)
+    elif found is not None and found.final:
+        found = None
+    return _seal(found)
 
 
 def _read(store: Store, job: Job) -> TrialResult | None:
@@ -210,20 +99,35 @@ def _read(store: Store, job: Job) -> TrialResult | None:
 
 def recorded(store: Store, job: Job, before: str) -> TrialResult | None:
     """The record that a process left, or another command's meanwhile; None where there is only that which is to be
-    replaced, or the one sealed by ``before``."""
+    replaced, or the one sealed by ``before``. Where a finished record stands and was not replaced, that of the attempt
+    to do so."""
     found = _read(store, job)
-    if found is None or (job.replaces and found.provenance.finished == job.replaces):
+    if found is None:
         return None
-    if not found.final:
-        return None if found.checksums["trial.json"] == before else found
-    return found if store.result(job.trial) is not None else None
+    folder = store.folder(job.trial.spec, job.trial.id)
+    if found.status == "ok" and (_seal(found) == job.replaces or attempts.begun(folder, found)):
+        last = attempts.ended(folder, found)
+        return None if _seal(last) == before else last
+    if _seal(found) in (job.replaces, before):
+        return None
+    return found if not found.final or store.result(job.trial) is not None else None
 
 
-def _keep_log(store: Store, result: TrialResult, log: str) -> None:
-    """What a trial that did not end well printed stays beside its record, where there is room for it."""
-    if result.status not in ("ok", "interrupted") and log.strip():
+def _seal(record: TrialResult | None) -> str:
+    return record.checksums["trial.json"] if record is not None else ""
+
+
+def keep_log(store: Store, result: TrialResult, log: str) -> None:
+    """What a trial that did not end well printed stays beside its record, where there is room for it; beside a finished
+    record, which says nothing of the attempt to replace it, the reason as well."""
+    if result.status in ("ok", "interrupted"):
+        return
+    folder = store.folder(result.spec, result.trial_id)
+    if attempts.standing(folder) is not None:
+        log = f"{log.rstrip()}\n{result.status} when it was run again: {result.reason}\n".lstrip()
+    if log.strip():
         with contextlib.suppress(OSError):
-            write_atomic(store.folder(result.spec, result.trial_id) / "log.txt", log)
+            write_atomic(folder / "log.txt", log)
 
 
 def write_end(
@@ -266,11 +170,11 @@ def write_end(
             break
     try:
         found = store.result(job.trial)
-        if found is not None and found.provenance.finished != job.replaces:
+        if found is not None and _seal(found) != job.replaces:
             return found.status
         if lock.is_locked:
-            _keep_log(store, result, log)
-            store.write(result)
+            keep_log(store, result, log)
+            store.conclude(result)
     finally:
         lock.release()
     return status

@@ -1,4 +1,5 @@
-"""The process of one trial: ``python -m sdbench.engine.worker STATUS_FD``, its job on standard input.
+"""The process of one trial: ``python -m sdbench.engine.worker STATUS_FD PLACE``, its job on standard input; PLACE is
+the folder in which its processes meet, empty where it has one.
 
 The lock is taken before torch is imported, so that waiting for another process costs nothing. When
 standard input closes, the supervisor is gone: the trial stops at its next step and the process ends, with all that it
@@ -19,18 +20,21 @@ from typing import Any
 
 from filelock import Timeout
 
+from sdbench import attempts
 from sdbench.durable import sweep
 from sdbench.engine.fence import take, watch
 from sdbench.engine.group import train
 from sdbench.engine.job import Job
-from sdbench.engine.supervise import CANNOT_WRITE, LOCK_POLL_S
+from sdbench.engine.process import CANNOT_WRITE, HOLDS, MOST_TOLD
+from sdbench.engine.supervise import LOCK_POLL_S
 from sdbench.spec import TrialResult
 from sdbench.store import Store
+from sdbench.trial_folder import AGAIN
 
 ORPHAN_GRACE_S = 3.0
 
 
-def work(job: Job, status: int, stop: threading.Event) -> TrialResult | None:
+def work(job: Job, status: int, stop: threading.Event, place: str = "") -> TrialResult | None:
     """Take the trial's lock, look again, and run it if it is still to be done; None if stopped while waiting."""
     store = Store(Path(job.store))
     folder = store.folder(job.trial.spec, job.trial.id)
@@ -41,14 +45,18 @@ def work(job: Job, status: int, stop: threading.Event) -> TrialResult | None:
         with contextlib.suppress(Timeout):
             lock.acquire(timeout=LOCK_POLL_S)
     try:
-        os.write(status, b"s")  # the supervisor's clock starts here
+        os.write(status, b"\n")  # the supervisor's clock starts here
         found = store.result(job.trial)
-        if found is not None and found.provenance.finished != job.replaces:
+        if found is not None and found.checksums["trial.json"] != job.replaces:
             return found
-        watch(folder, take(folder))
+        name = take(folder)
+        os.write(status, f"{HOLDS}{name}\n".encode())
+        watch(folder, name)
         sweep(folder)
-        anew = found.provenance.started if found is not None and found.status == "ok" else ""
-        return train(job, stop.is_set, anew)
+        sweep(folder / AGAIN)
+        if old := attempts.standing(folder):
+            attempts.begin(folder, old)
+        return train(job, stop.is_set, old, place)
     finally:
         lock.release()
 
@@ -91,14 +99,14 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     faulthandler.enable(os.dup(2))
-    status = int(sys.argv[1])
+    status, place = int(sys.argv[1]), sys.argv[2]
     job = Job.model_validate_json(sys.stdin.buffer.readline())
     threading.Thread(target=_watch_supervisor, args=(_streams(), stop), daemon=True).start()
     try:
-        work(job, status, stop)
+        work(job, status, stop, place)
     except OSError as error:  # of the results folder: what a method raises is in its record
-        print(f"the record cannot be written: {error.strerror or error}", flush=True)
-        os._exit(CANNOT_WRITE)
+        os.write(status, f"{CANNOT_WRITE}{error.strerror or error}\n".encode(errors="replace")[:MOST_TOLD])
+        os._exit(1)
     with contextlib.suppress(OSError, ValueError):  # a plug-in may have closed them
         sys.stdout.flush()
         sys.stderr.flush()

@@ -24,6 +24,7 @@ from sdbench.report.curves import Band, band, read_thinned
 from sdbench.report.reliability import Reliability, pooled, reliability
 from sdbench.spec import TrialResult
 from sdbench.store import Damaged, Store
+from sdbench.study_records import fruitless
 
 if TYPE_CHECKING:
     from sdbench.kept_logits import Floats, Integers
@@ -98,7 +99,7 @@ def read(results: str, chosen: Filter) -> Material:
         raise UserError(printable(f"no trial under {results} matches; it has {listed}", 4000))
     damaged = (*scan.damaged, *archived.damaged)
     said = [d.told(root) for d in damaged]
-    board = build_board(kept, damaged=said, profiles=profiles)
+    board = build_board(kept, damaged=said, profiles=profiles, fruitless=fruitless(root))
     by_id, _ = without_duplicates(kept)
     return Material(root, results, board, _groups(board, by_id), tuple(by_id.values()), tuple(profiles), damaged)
 

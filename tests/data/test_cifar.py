@@ -28,8 +28,19 @@ from sdbench.errors import UserError
 NAMES = ["apple", "boat", "cat"]
 
 
+# keras-team/keras@7e4b17c and @69b9ad0, file_hash in keras/src/datasets/cifar10.py and cifar100.py.
+KERAS = {
+    "cifar10": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    "cifar100": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+}
+
+
 def md5(content: bytes) -> str:
     return hashlib.md5(content).hexdigest()
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 class Trap:
@@ -71,7 +82,8 @@ def archive(contents: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.Monk
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
     sums = {name: md5(content) for name, content in contents.items()}
-    published = replace(cifar.PUBLISHED["cifar100"], sums=sums, num_train=12, num_test=6)
+    stronger = {name: sha256(content) for name, content in contents.items()} | {path.name: sha256(path.read_bytes())}
+    published = replace(cifar.PUBLISHED["cifar100"], sums=sums, sha256=stronger, num_train=12, num_test=6)
     monkeypatch.setitem(cifar.PUBLISHED, "cifar100", published)
     monkeypatch.setattr(datasets.CIFAR100, "tgz_md5", md5(path.read_bytes()))
     monkeypatch.setattr(datasets.CIFAR100, "train_list", [["train", sums["train"]]])
@@ -108,6 +120,10 @@ def test_published_sums_are_torchvisions() -> None:
         assert list(published.sums.items()) == [tuple(entry) for entry in listed]
         assert (published.folder, published.archive) == (theirs.base_folder, theirs.filename)
         assert (published.names_file, published.names_key) == (theirs.meta["filename"], theirs.meta["key"])
+
+
+def test_an_archive_has_the_sha256_that_others_publish() -> None:
+    assert {name: published.sha256[published.archive] for name, published in cifar.PUBLISHED.items()} == KERAS
 
 
 @pytest.mark.parametrize("place", ["data_dir", "the folder itself", "SDBENCH_DATA", "cache"])
@@ -168,6 +184,30 @@ def test_names_are_verified_before_they_are_opened(archive: Path, tmp_path: Path
     assert not (tmp_path / "opened").exists()
 
 
+@pytest.mark.parametrize("name", ["train", "meta"])
+def test_a_file_with_the_right_md5_alone_is_never_opened(archive: Path, tmp_path: Path, name: str) -> None:
+    folder = unpack(archive, tmp_path / "data")
+    expected = sha256((folder / name).read_bytes())
+    forged = pickle.dumps(Trap(tmp_path / "opened"))
+    (folder / name).write_bytes(forged)
+    cifar.PUBLISHED["cifar100"].sums[name] = md5(forged)  # as if two files had one sum
+    for call in (data.inspect, data.find, partial(data.load, device=torch.device("cpu"))):
+        with pytest.raises(UserError, match=f"{name}: SHA-256 {sha256(forged)} of .* expected {expected}"):
+            call("cifar100", tmp_path / "data")
+    with pytest.raises(UserError, match="changed while it was read"):
+        cifar._contents(cifar.PUBLISHED["cifar100"], tmp_path / "data", name)
+    assert not (tmp_path / "opened").exists()
+
+
+def test_a_file_whose_sha256_nobody_knows_is_checked_by_its_md5(archive: Path, tmp_path: Path) -> None:
+    folder = unpack(archive, tmp_path / "data")
+    cifar.PUBLISHED["cifar100"].sha256.pop("train")
+    assert data.load("cifar100", tmp_path / "data", device=torch.device("cpu")).num_train == 12
+    (folder / "train").write_bytes(b"another")
+    with pytest.raises(UserError, match="train: MD5"):
+        data.inspect("cifar100", tmp_path / "data")
+
+
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("by_environment", [True, False])
 def test_a_place_that_the_user_named_is_not_downloaded_to(
@@ -220,6 +260,26 @@ def test_a_download_that_fails_leaves_nothing(archive: Path, cache_folder: Path,
     assert data.inspect("cifar100").num_train == 12
 
 
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("refusing", ["MD5", "SHA-256"])
+def test_each_sum_of_an_archive_refuses_on_its_own(
+    archive: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch, refusing: str
+) -> None:
+    whole, strict = archive.read_bytes(), cifar.PUBLISHED["cifar100"].sha256
+    forged = whole + b"\0"
+    archive.write_bytes(forged)
+    if refusing == "SHA-256":
+        monkeypatch.setattr(datasets.CIFAR100, "tgz_md5", md5(forged))  # as if two archives had one sum
+        found, expected = sha256(forged), strict[archive.name]
+    else:
+        monkeypatch.setitem(strict, archive.name, sha256(forged))
+        found, expected = md5(forged), md5(whole)
+    monkeypatch.setattr(cifar, "unpack", lambda *_: pytest.fail("it was opened"))
+    with pytest.raises(UserError, match=f"{refusing} {found} of {len(forged):,} bytes, expected {expected}"):
+        data.inspect("cifar100")
+    assert [p.name for p in cache_folder.iterdir() if p.suffix != ".lock"] == []
+
+
 def test_without_a_network_the_remedy_is_named(server: ThreadingHTTPServer, cache_folder: Path, archive: Path) -> None:
     server.shutdown()
     server.server_close()
@@ -255,7 +315,21 @@ def test_fingerprints_follow_the_published_sums(archive: Path, tmp_path: Path) -
 REAL = os.environ.get("SDBENCH_DATA", "")
 
 
-@pytest.mark.skipif(not (Path(REAL) / "cifar-100-python").is_dir() or not REAL, reason="SDBENCH_DATA has no CIFAR-100")
+needs_cifar100 = pytest.mark.skipif(
+    not (Path(REAL) / "cifar-100-python").is_dir() or not REAL, reason="SDBENCH_DATA has no CIFAR-100"
+)
+
+
+@needs_cifar100
+def test_the_real_files_have_both_sums() -> None:
+    published = cifar.PUBLISHED["cifar100"]
+    assert set(published.sha256) == {*published.sums, published.archive}
+    for name, expected in published.sums.items():
+        content = (Path(REAL) / "cifar-100-python" / name).read_bytes()
+        assert (md5(content), sha256(content)) == (expected, published.sha256[name])
+
+
+@needs_cifar100
 def test_the_real_one_has_the_statistics_it_is_normalized_by() -> None:
     loaded = data.load("cifar100", Path(REAL), device=torch.device("cpu"))
     assert (loaded.num_classes, loaded.num_train, loaded.num_test) == (100, 50_000, 10_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torchvision.datasets import ImageFolder
 from sdbench import data
 from sdbench.data import fingerprints
 from sdbench.data.listing import FileTable, images_below
+from sdbench.data.matlab import read_structs
 from sdbench.data.stream import StreamedSet
 from sdbench.errors import UserError
 
@@ -108,6 +110,34 @@ def test_a_flat_val_is_labelled_by_the_file_beside_it(imagenet: Path, mapping: C
     assert shades(loaded, "test") == [(100 + n, label) for n, label in enumerate(ANSWERS)]
 
 
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("number", ["f8", "f4", "u2", "i4", "u1", "O"])
+def test_meta_mat_is_read_however_it_was_saved(tmp_path: Path, packed: bool, number: str) -> None:
+    """SciPy writes it; children's numbers are vectors, as in the published one."""
+    kind = [("words", "O"), ("ILSVRC2012_ID", number), ("children", "O"), ("WNID", "O")]
+    rows = [("gr\u00fcn, x" * k, k, np.arange(k), f"n{k:08d}") for k in range(1, 250)]
+    savemat(tmp_path / "meta.mat", {"other": "x", "synsets": np.array(rows, dtype=kind)}, do_compression=packed)
+    found = read_structs((tmp_path / "meta.mat").read_bytes(), "synsets", ("ILSVRC2012_ID", "WNID"), 2**24)
+    assert found == [{"ILSVRC2012_ID": float(k), "WNID": f"n{k:08d}"} for k in range(1, 250)]
+
+
+def test_big_endian_matlab_files_are_read() -> None:
+    """Written by hand after the format's description."""
+
+    def element(kind: int, content: bytes) -> bytes:
+        return struct.pack(">II", kind, len(content)) + content + b"\0" * (-len(content) % 8)
+
+    def matrix(what: int, name: bytes, *rest: bytes) -> bytes:
+        flags, dims = element(6, struct.pack(">II", what, 0)), element(5, struct.pack(">ii", 1, 1))
+        return element(14, flags + dims + element(1, name) + b"".join(rest))
+
+    small = struct.pack(">HHH2x", 2, 4, 515)  # two bytes in the tag itself: an unsigned 16-bit number
+    fields = struct.pack(">HHi", 4, 5, 8) + element(1, b"id\0\0\0\0\0\0name\0\0\0\0")
+    rows = matrix(6, b"", small), matrix(4, b"", element(17, "n\u00fc".encode("utf-16-be")))
+    content = b" " * 124 + b"\x01\x00MI" + matrix(2, b"things", fields, *rows)
+    assert read_structs(content, "things", ("id", "name"), 0) == [{"id": 515.0, "name": "n\u00fc"}]
+
+
 def test_kaggles_whole_archive_is_found(imagenet: Path) -> None:
     flat(imagenet)
     top = imagenet.parent / "kaggle"
@@ -148,6 +178,10 @@ def test_what_is_wrong_with_imagenet_is_said(imagenet: Path, tmp_path: Path) -> 
     caffe(imagenet)
     (imagenet / "val" / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG -1\n")
     refused("'-1' is no number of a class")
+    (imagenet / "val" / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG \u00b2\n")
+    refused("'\u00b2' is no number of a class")
+    (imagenet / "val" / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG 3\n")
+    refused("class 3 where train/ has 3, numbered from 0")
     (imagenet / "val" / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG 1\n")
     refused("ILSVRC2012_val_00000002 is not listed")
     (imagenet / "train" / "cats").mkdir()
@@ -256,6 +290,36 @@ def test_what_is_wrong_with_cub200_is_said(tmp_path: Path) -> None:
         data.inspect("cub200", root)
     with pytest.raises(UserError, match=r"cub200: expected CUB_200_2011/ with images/ and images.txt"):
         data.inspect("cub200", tmp_path / "nowhere")
+
+
+def test_cub200s_numbers_may_have_zeros_before_them(tmp_path: Path) -> None:
+    root = birds(tmp_path / "CUB_200_2011")
+    facts = data.inspect("cub200", root)
+    (root / "image_class_labels.txt").write_text("001\t002\n 2 1\n03 01\n4 00002\n")
+    assert data.inspect("cub200", root) == facts
+
+
+@pytest.mark.parametrize("label", ["\u00b2", "\u0662", "1_0", "-1", "0", "2.0", "1e9", "9" * 5000, "x"])
+def test_cub200s_classes_are_whole_numbers(tmp_path: Path, label: str) -> None:
+    root = birds(tmp_path / "CUB_200_2011")
+    (root / "image_class_labels.txt").write_text(f"1 {label}\n2 1\n3 1\n4 {label}\n")
+    with pytest.raises(UserError, match=r"image_class_labels\.txt: expected (numbers of classes|classes numbered)"):
+        data.inspect("cub200", root)
+
+
+@pytest.mark.parametrize("number", ["\u00b2", "1_0", "9" * 5000, "1.0"])
+def test_cub200s_images_are_whole_numbers(tmp_path: Path, number: str) -> None:
+    root = birds(tmp_path / "CUB_200_2011")
+    (root / "train_test_split.txt").write_text(f"{number} 1\n2 0\n3 1\n4 0\n")
+    with pytest.raises(UserError, match=r"train_test_split\.txt: expected a line 'number value' for each image, found"):
+        data.inspect("cub200", root)
+
+
+def test_cub200s_lists_say_one_thing_of_each_image(tmp_path: Path) -> None:
+    root = birds(tmp_path / "CUB_200_2011")
+    (root / "train_test_split.txt").write_text("1 1\n2 0\n3 1\n4 0\n1 0\n")
+    with pytest.raises(UserError, match=r"train_test_split\.txt: says two things of image 1; unpack"):
+        data.inspect("cub200", root)
 
 
 def test_the_environment_names_the_folder(imagenet: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,7 +289,7 @@ def test_a_teacher_is_what_was_recorded_or_is_trained_anew(
     assert {t.id for t in to_do(again, store)} >= {teacher.id, student.id}
     before = store.result(teacher)
     assert before is not None
-    train(root, teacher, plan.options, before.provenance.finished)
+    train(root, teacher, plan.options, before.checksums["trial.json"])
     assert weights.read_bytes() == sound
-    assert train(root, student, plan.options, refused.provenance.finished).status == "ok"
+    assert train(root, student, plan.options, refused.checksums["trial.json"]).status == "ok"
     assert to_do(plan.model_copy(update={"trials": (teacher, student)}), store) == []

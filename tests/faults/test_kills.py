@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from sdbench.housekeeping_looks import leftovers
 from sdbench.spec import TrialResult
 from sdbench.store import Store
 
@@ -109,7 +110,7 @@ def test_kill_at_a_random_moment(
     check_honesty(world, world.one())
     check_clocks(world, world.one())
     world.assert_no_orphan()
-    assert [p for p in Store(world.results).leftovers() if ".probe" not in p.name] == []
+    assert [p for p in leftovers(world.results) if ".probe" not in p.name] == []
 
 
 @pytest.mark.slow

@@ -19,9 +19,9 @@ from sdbench.boards import Filter
 from sdbench.commands import carry_out
 from sdbench.engine import Resources, local
 from sdbench.engine.job import Job
-from sdbench.engine.supervise import CANNOT_WRITE
 from sdbench.engine.worker import work
 from sdbench.errors import EnvironmentProblem
+from sdbench.housekeeping_looks import leftovers
 from sdbench.plan import make_plan
 from sdbench.request import Request
 from sdbench.run import Outcome, summary
@@ -29,6 +29,7 @@ from sdbench.spec import Trial
 from sdbench.store import Store, read_result
 
 MIB = 2**20
+UNWRITTEN = 74
 
 
 def fill(disk: Path, leave: int) -> Path:
@@ -66,7 +67,7 @@ def train(trial: Trial, plan: Any) -> int:
     try:
         work(Job(trial=trial, options=plan.options, store=plan.results), nowhere, threading.Event())
     except OSError:
-        return CANNOT_WRITE
+        return UNWRITTEN
     return 0
 
 
@@ -103,7 +104,7 @@ def test_a_disk_that_fills_while_a_trial_trains(
                 assert record.resumable
                 assert store.result(trial) is None, "the same command takes it up again"
         else:
-            assert code == 74
+            assert code == UNWRITTEN
             assert not path.exists()
         filler.unlink()
         assert in_child(lambda: train(trial, plan)) == 0
@@ -111,7 +112,7 @@ def test_a_disk_that_fills_while_a_trial_trains(
         assert after.status == "ok"
         assert (after.metrics, after.pairing) == (reference.metrics, reference.pairing)
         assert after.checksums["network.safetensors"] == reference.checksums["network.safetensors"]
-        assert store.leftovers() == []
+        assert leftovers(store.root) == []
 
 
 def test_a_full_disk_is_named_before_training(
@@ -145,7 +146,7 @@ def test_boards_and_the_supervisor_on_a_full_disk(
         assert code == 0
         assert "boards not written: No space left" in capsys.readouterr().err
 
-        monkeypatch.setattr("sdbench.engine.supervise._attempt", lambda *_: _Died())
+        monkeypatch.setattr("sdbench.engine.supervise.attempted", lambda *_: _Died())
         local.run(jobs, Resources(cpus=1), threading.Event())
         assert "no record: No space left" in capsys.readouterr().err
 
@@ -164,6 +165,9 @@ class _Died:
     """An attempt whose process was killed."""
 
     code, timed_out, log = -9, False, "log"
+
+    def said(self, what: str) -> str:
+        return ""
 
 
 def test_a_read_only_results_folder(

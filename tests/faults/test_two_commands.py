@@ -159,7 +159,7 @@ def test_a_death_does_not_overwrite_what_another_command_finished(
     store = Store(tmp_path / "ours")
 
     class Died:
-        code, timed_out, log = -9, False, ""
+        code, timed_out, log, said = -9, False, "", staticmethod(lambda what: "")
 
     def attempt(*arguments: object) -> Died:
         lock = store.lock(store.folder(trial.spec, trial.id))
@@ -173,7 +173,7 @@ def test_a_death_does_not_overwrite_what_another_command_finished(
         threading.Thread(target=finish).start()
         return Died()
 
-    monkeypatch.setattr(supervise, "_attempt", attempt)
+    monkeypatch.setattr(supervise, "attempted", attempt)
     assert supervise.supervise(job, threading.Event()) == "ok"
     assert [r.status for r in store.scan().results] == ["ok"]
 
@@ -189,9 +189,9 @@ def test_a_process_that_dies_after_an_interruption_is_a_failure(
     started = []
 
     class Died:
-        code, timed_out, log = -9, False, "its last words"
+        code, timed_out, log, said = -9, False, "its last words", staticmethod(lambda what: "")
 
-    monkeypatch.setattr(supervise, "_attempt", lambda *_: started.append(1) or Died())
+    monkeypatch.setattr(supervise, "attempted", lambda *_: started.append(1) or Died())
     job = Job(trial=trial, options=Options(max_failures=2), store=str(tmp_path))
     assert supervise.supervise(job, threading.Event()) == "failed"
     assert len(started) == 3

@@ -26,6 +26,7 @@ from sdbench.data.cache import read_arrays, store_arrays
 from sdbench.engine import supervise
 from sdbench.engine.job import Job
 from sdbench.engine.worker import work
+from sdbench.housekeeping_looks import leftovers
 from sdbench.merging import merge
 from sdbench.plan import make_plan
 from sdbench.report.commands import write_report
@@ -255,7 +256,7 @@ def test_a_kill_before_each_step_of_a_trial(
     reference = whole(root, trial)
     kept = tmp_path / "kept"
     shutil.copytree(root, kept) if again else Store(kept).prepare()
-    replaces = store.result(trial).provenance.finished if again else ""  # type: ignore[union-attr]
+    replaces = store.result(trial).checksums["trial.json"] if again else ""  # type: ignore[union-attr]
     shutil.rmtree(root)
     shutil.copytree(kept, root)
     assert in_child(lambda: train(replaces), root) == 0
@@ -276,6 +277,6 @@ def test_a_kill_before_each_step_of_a_trial(
         checkpoint.load(folder / "checkpoint")  # a warning would be an error
         assert in_child(train, root) == 0
         assert whole(root, trial) == reference, at
-        assert again or store.leftovers() == []
+        assert again or leftovers(store.root) == []
     counted(f"kill -9 inside each write of a trial that is {'run again' if again else 'new'}", tried)
     os.close(nowhere)

@@ -15,7 +15,7 @@ import pytest
 from sdbench.leaderboard_formats import SUFFIXES
 from sdbench.progress import Monitor, Reporter, table
 from sdbench.spec import Trial
-from sdbench.store import Store, read_result
+from sdbench.store import Store, read_curve, read_result
 from sdbench.terminal import visible
 
 from .conftest import HOSTILE_TEXTS, tree
@@ -121,3 +121,17 @@ def test_errors_are_printable(sdbench: Sdbench, tmp_path: Path) -> None:
         assert code == 2
         assert printable(out + err)
         assert len(err) < 10_000
+
+
+@pytest.mark.parametrize("key", ["epoch", "lr", "loss", "top1", "images_per_s"])
+def test_a_number_beyond_all_floats_in_a_curve(
+    write_trial: Callable[..., Path], tmp_path: Path, sdbench: Sdbench, key: str
+) -> None:
+    """JSON has it and Python reads it; no table can show it."""
+    folder = write_trial(tmp_path / "results", "ls", 0)
+    first = '{"epoch": 0, "lr": 0.1, "loss": 0.5}'
+    (folder / "curve.jsonl").write_text(f'{first}\n{{"{key}": 1{"0" * 400}}}\n')
+    code, out, _ = sdbench("show", folder.name, "--results", tmp_path / "results")
+    assert code == 0
+    assert "0.5" in out
+    assert read_curve(folder / "curve.jsonl") == [json.loads(first)]

@@ -291,3 +291,58 @@ class MixesInPlace(Method):
 class MixesByGlobalGenerator(Method):
     def mix(self, batch: Batch, generator: torch.Generator) -> Mixed:
         return Mixed(batch.images, batch.labels.flip(0), torch.rand(()))
+
+
+@register("toy_broken_coupled")
+class CentresOnTheBatch(Plain):
+    def criterion(self, output: Output, batch: Batch, progress: Tensor) -> Terms:
+        logits = output.logits.float()
+        return {"ce": cross_entropy(output, batch), "spread": 0.1 * (logits - logits.mean(0)).square().mean()}
+
+
+@register("toy_broken_sum")
+class SumsUnsaid(Plain):
+    def criterion(self, output: Output, batch: Batch, progress: Tensor) -> Terms:
+        return {"ce": cross_entropy(output, batch), "energy": 1e-3 * output.logits.float().square().sum()}
+
+
+@register("toy_broken_mean")
+class SaysSumOfAMean(Plain):
+    summed_terms = ("ce",)
+
+
+@register("toy_broken_coupled_gradient")
+class DividesByItself(Plain):
+    """Its value is 1 whatever the images are."""
+
+    def criterion(self, output: Output, batch: Batch, progress: Tensor) -> Terms:
+        ce = cross_entropy(output, batch)
+        return {"ce": ce / ce.detach()}
+
+
+@register("toy_broken_joins")
+class CountsStepsAsSum(Plain):
+    joins = {"steps": "sum"}
+
+    def setup(self, task: Task, network: Network) -> None:
+        self.register_buffer("steps", torch.zeros(()))
+
+    def criterion(self, output: Output, batch: Batch, progress: Tensor) -> Terms:
+        self.steps += 1
+        return {"ce": cross_entropy(output, batch)}
+
+
+@register("toy_broken_rows")
+class KeepsCentredRows(Plain):
+    """What it writes down of an image depends on the others of its batch, and is read in the next epoch."""
+
+    joins = {"past": "rows"}
+
+    def setup(self, task: Task, network: Network) -> None:
+        self.register_buffer("past", torch.zeros(task.num_train, task.num_classes))
+
+    def criterion(self, output: Output, batch: Batch, progress: Tensor) -> Terms:
+        logits = output.logits.float()
+        past = self.past[batch.index]
+        self.past[batch.index] = (logits - logits.mean(0)).detach()
+        return {"ce": cross_entropy(output, batch), "past": 0.1 * (logits - past).square().mean()}
