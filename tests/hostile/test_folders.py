@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
+import resource
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,18 +21,20 @@ from sdbench.data.listing import MAX_DEPTH, images_below
 from sdbench.errors import UserError
 
 
-def nested(top: Path, depth: int) -> Path:
-    """Folders within folders, made one by one: the path of the innermost is longer than a path may be."""
-    here = os.open(top, os.O_DIRECTORY)
+@contextlib.contextmanager
+def nested(top: Path, depth: int) -> Iterator[None]:
+    """Folders within folders, made one by one and taken away the same way: ``shutil.rmtree`` goes only so deep."""
+    folders = [os.open(top, os.O_DIRECTORY)]
     try:
         for _ in range(depth):
-            os.mkdir("d", dir_fd=here)
-            below = os.open("d", os.O_DIRECTORY, dir_fd=here)
-            os.close(here)
-            here = below
+            os.mkdir("d", dir_fd=folders[-1])
+            folders.append(os.open("d", os.O_DIRECTORY, dir_fd=folders[-1]))
+        yield
     finally:
-        os.close(here)
-    return top
+        while len(folders) > 1:
+            os.close(folders.pop())
+            os.rmdir("d", dir_fd=folders[-1])
+        os.close(folders.pop())
 
 
 @pytest.fixture
@@ -42,8 +47,11 @@ def photographs(tmp_path: Path) -> Path:
 
 
 def test_folders_without_end_are_refused_in_words(photographs: Path) -> None:
-    nested(photographs / "train" / "a", 1200)
-    with pytest.raises(UserError, match=f"more than {MAX_DEPTH} folders deep"):
+    few = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    with (
+        nested(photographs / "train" / "a", min(1200, few - 200)),
+        pytest.raises(UserError, match=f"more than {MAX_DEPTH} folders deep"),
+    ):
         data.inspect(f"folder:{photographs}")
 
 
