@@ -13,7 +13,6 @@ is printed but progress, and that only with ``quiet=False``; a damaged record is
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from sdbench.api_care import export, gc, init, new_method, prepare, rescore, rm
@@ -33,6 +32,7 @@ from sdbench.api_evidence import (
 from sdbench.api_options import Many, One, RunOptions, command, folder, given, text, texts, typed, warn
 from sdbench.api_tune import plan_tune, tune
 from sdbench.frames import to_pandas
+from sdbench.paths import path_of
 
 if TYPE_CHECKING:
     from sdbench.cards import MethodCard
@@ -105,7 +105,7 @@ def _resolved(config: One, options: dict[str, Any], *, look: bool = False) -> tu
     from sdbench.request import Request
 
     flags = typed(options, Request.model_fields)
-    file = None if config is None else Path(text(config))
+    file = None if config is None else path_of(text(config))
     return configuration.resolved(flags, file, os.environ, command("run", flags), look=look)
 
 
@@ -142,9 +142,9 @@ def trials(results: One = "results") -> list[TrialResult]:
 def trial(name: One, results: One = "results") -> TrialResult:
     """One trial by its id, the beginning of one, or its folder, ``sdbench show``. Raises UserError where none or
     several match."""
-    from sdbench import boards
+    from sdbench import showing
 
-    return boards.find_trial(text(results), text(name))
+    return showing.find_trial(text(results), text(name))
 
 
 def check(*names: str, plugin: Many = None) -> dict[str, list[Finding]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from sdbench.errors import UserError, unknown
+from sdbench.paths import path_of
 
 if TYPE_CHECKING:
     from sdbench.store import Damaged
@@ -158,7 +159,7 @@ def given(value: One) -> str | None:
 
 def folder(results: One) -> Path:
     """A results folder's place."""
-    return Path(text(results)).expanduser().absolute()
+    return path_of(text(results)).absolute()
 
 
 def warn(damaged: Iterable[Damaged]) -> None:

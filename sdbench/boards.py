@@ -1,17 +1,14 @@
-"""From a results folder to boards on screen and on disk, comparisons, and one trial in full. No torch."""
+"""From a results folder to boards on screen and on disk and comparisons. No torch."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
-
-from tabulate import tabulate
 
 from sdbench import comparison
 from sdbench.comparison_gate import parse_conditions
@@ -20,19 +17,17 @@ from sdbench.comparison_records import METRICS, Comparison
 from sdbench.comparison_text import FORMATS, outcome_text, render_comparison
 from sdbench.cost import archive
 from sdbench.durable import sweep
-from sdbench.errors import UserError, unknown
+from sdbench.errors import EnvironmentProblem, UserError, unknown
 from sdbench.leaderboard import build_board
 from sdbench.leaderboard_formats import SUFFIXES, render, write_boards
 from sdbench.leaderboard_records import Board
-from sdbench.leaderboard_tuning import tuned_text, values_text
+from sdbench.paths import path_of
 from sdbench.published import published_numbers
 from sdbench.selectors import split_list
 from sdbench.spec import TrialResult
 from sdbench.store import Scan, Store, read_curve, sha256
 from sdbench.study_records import fruitless
 from sdbench.terminal import visible
-
-CURVE_LINES = 12
 
 
 @dataclass(frozen=True)
@@ -90,9 +85,9 @@ def read_board(
     written under the results folder as well. published: with what others print beside what was measured. Raises
     UserError where no trial is found."""
     root = _folder(results)
-    with _alone(root) if write_files else contextlib.nullcontext():
+    with _alone(root) if write_files else contextlib.nullcontext(False) as alone:
         scan, beside = _read(root)
-        if write_files and scan.results:
+        if write_files and scan.results and alone:
             try:
                 write_boards(build_board(scan.results, **beside), root)
             except OSError as error:  # a folder that others share is read-only; the board is still read
@@ -200,7 +195,7 @@ def _nothing_kept(results: str, chosen: Filter, have: Iterable[TrialResult]) -> 
 
 def _folder(results: str) -> Path:
     """The results folder. Raises UserError where there is none."""
-    root = Path(results).expanduser().absolute()
+    root = path_of(results).absolute()
     if not root.is_dir():
         raise UserError(f"no results folder {results}; `sdbench run` makes one, or give another with --results")
     return root
@@ -215,13 +210,21 @@ def write(store: Store) -> Path:
 
 
 @contextlib.contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """No other command reads records and writes boards meanwhile: the last one to write has seen all records."""
+def _alone(root: Path) -> Iterator[bool]:
+    """No other command reads records and writes boards meanwhile: the last one to write has seen all records.
+
+    Yields whether boards may be written: not where a link stands in the lock's place, of which standard error tells.
+    """
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # a folder that cannot be written needs no lock
-            stack.enter_context(Store(root).lock(root))
-            sweep(root, "leaderboard.")
-        yield
+        allowed = True
+        try:
+            with contextlib.suppress(OSError):  # a folder that cannot be written needs no lock
+                stack.enter_context(Store(root).lock(root))
+                sweep(root, "leaderboard.")
+        except EnvironmentProblem as problem:
+            print(visible(f"boards not written: {problem}"), file=sys.stderr)
+            allowed = False
+        yield allowed
 
 
 def text_of(results: Iterable[TrialResult], baseline: str, format_name: str, root: Path | None = None) -> str:
@@ -238,58 +241,5 @@ def _read(root: Path) -> tuple[Scan, dict[str, Any]]:
     for damaged, remedy in ((scan.damaged, "run its trial again"), (profiles.damaged, "profile it again")):
         for one in damaged:
             print(visible(f"damaged record left out: {one.path}: {one.reason}; {remedy}"), file=sys.stderr)
-    said = [f"{'/'.join(d.path.parts[-5:])}: {d.reason}" for d in (*scan.damaged, *profiles.damaged)]
+    said = [one.told(root) for one in (*scan.damaged, *profiles.damaged)]
     return scan, {"damaged": said, "profiles": profiles.results, "fruitless": fruitless(root)}
-
-
-def show(results: str, wanted: str, as_json: bool) -> str:
-    """One trial as a card or JSON; as ``find_trial``."""
-    result = find_trial(results, wanted)
-    root = Path(results).expanduser().absolute()
-    return result.model_dump_json(indent=1) if as_json else _card(result, Store(root))
-
-
-def find_trial(results: str, wanted: str) -> TrialResult:
-    """One trial: by its id, the beginning of one, or its folder. Raises UserError where none or several match."""
-    root = Path(results).expanduser().absolute()
-    name = Path(wanted).name
-    found = [r for r in Store(root).scan().results if r.trial_id.startswith(name)]
-    if len(found) != 1:
-        known = ", ".join(sorted(r.trial_id for r in found)[:5])
-        many = f"{len(found)} trials begin with {name!r} ({known} ...); give more digits"
-        raise UserError(many if found else f"no trial {wanted!r} under {results}; see `sdbench list runs`")
-    return found[0]
-
-
-def _card(result: TrialResult, store: Store) -> str:
-    folder = store.folder(result.spec, result.trial_id)
-    spec = result.spec.model_dump(mode="json")
-    recipe = spec.pop("recipe")
-    facts: list[tuple[str, object]] = [("trial", result.trial_id), ("status", result.status)]
-    if result.reason:
-        facts.append(("reason", result.reason))
-    facts += [(key, json.dumps(value)) for key, value in spec.items() if value is not None]
-    facts.append(("recipe", ", ".join(f"{k}={v}" for k, v in recipe.items())))
-    if result.metrics:
-        facts += [(key, f"{value:.6g}") for key, value in result.metrics.model_dump().items()]
-    if result.scaled:
-        facts += [(key, f"{value:.6g}") for key, value in result.scaled.named.items()]
-    if result.validation_top1 is not None:
-        facts.append(("top-1 on held-out images", f"{result.validation_top1:.6g}"))
-    if result.tuned:
-        facts.append(("tuned", f"{values_text(result.tuned.values)}; {tuned_text(result.tuned)}"))
-    if result.cost:
-        facts += [(key, value) for key, value in result.cost.model_dump().items() if value != ()]
-    facts.append(("resumed at epochs", ", ".join(map(str, result.resumes)) or "never"))
-    made = result.provenance.model_dump(exclude={"config", "origins"})
-    facts += [(key, value) for key, value in made.items() if value not in ("", (), None)]
-    parts = [tabulate(facts, tablefmt="plain", disable_numparse=True)]
-    curve = read_curve(folder / "curve.jsonl")
-    if curve:
-        step = max(1, -(-len(curve) // CURVE_LINES))
-        shown = [line for number, line in enumerate(curve, start=1) if number % step == 0]
-        rows = [[line.get(key, "") for key in ("epoch", "lr", "loss", "top1", "images_per_s")] for line in shown]
-        parts.append(tabulate(rows, headers=["epoch", "lr", "loss", "top-1", "images/s"], floatfmt=".4g"))
-    if result.log_tail:
-        parts.append("the end of what it printed:\n" + result.log_tail)
-    return "\n\n".join(parts)

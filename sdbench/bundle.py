@@ -16,6 +16,7 @@ from sdbench.curve_lines import MAX_CURVE_BYTES
 from sdbench.errors import EnvironmentProblem, UserError
 from sdbench.housekeeping import trial_folders
 from sdbench.housekeeping_looks import looked_at
+from sdbench.paths import path_of
 from sdbench.sealed import MAX_RECORD_BYTES
 from sdbench.spec import Count, Record, TrialResult
 from sdbench.store import replacing
@@ -45,7 +46,7 @@ class Bundle(Record):
 def export(root: Path, output: str | None, chosen: Callable[[TrialResult], bool]) -> Bundle:
     """Write the finished records that are chosen, those of failed trials included. Raises UserError where nothing is
     chosen, for a file that is no .zip or is there already, EnvironmentProblem where it cannot be written."""
-    path = Path(output or "trials.zip").expanduser().absolute()
+    path = path_of(output or "trials.zip").absolute()
     problems = [] if path.suffix == ".zip" else [f"--output {output}: expected a .zip file"]
     if path.exists():
         problems.append(f"{path} exists, so it is kept; give another with --output, or move it")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 from sdbench.errors import UserError, unknown
+from sdbench.paths import path_of
+from sdbench.terminal import tell
 
 KINDS = ("methods", "datasets", "models", "protocols", "metrics", "runs")
 
@@ -101,6 +102,9 @@ def _protocols() -> list[dict[str, Any]]:
 def _runs(results: str) -> list[dict[str, Any]]:
     from sdbench.store import Store
 
+    root = path_of(results)
+    scan = Store(root).scan()
+    tell("", (f"damaged record left out: {one.told(root)}; run its trial again" for one in scan.damaged))
     return [
         {
             "trial": r.trial_id,
@@ -111,7 +115,7 @@ def _runs(results: str) -> list[dict[str, Any]]:
             "status": r.status,
             "top1": r.metrics.top1 if r.metrics else None,
         }
-        for r in Store(Path(results)).scan().results
+        for r in scan.results
     ]
 
 

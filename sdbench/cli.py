@@ -213,10 +213,9 @@ def show(
 ) -> None:
     """One trial: what it was, how it went, what it cost, why it failed."""
     with answers():
-        from sdbench import boards
+        from sdbench import showing
 
-        text = boards.show(results or "results", trial, as_json)
-        say(text)
+        say(showing.show(results or "results", trial, as_json))
 
 
 app.command("plan")(cli_care.planning(run))

@@ -12,7 +12,7 @@ import typer
 
 from sdbench import cli_options as option
 from sdbench.cli_options import Many, Text, answers
-from sdbench.terminal import say
+from sdbench.terminal import json_of, say
 
 if TYPE_CHECKING:
     from sdbench.housekeeping_records import Sweep
@@ -115,7 +115,7 @@ def rescore(
 
         chosen = boards.Filter.read(methods, dataset, model, protocol)
         found = upkeep.rescore(results or "results", trials or [], chosen, write=write)
-        say(found.model_dump_json(indent=1) if as_json else found.text)
+        say(json_of(found) if as_json else found.text)
     raise typer.Exit(0 if found.agrees else 1)
 
 
@@ -136,7 +136,7 @@ def export(
 
         chosen = boards.Filter.read(methods, dataset, model, protocol)
         found = upkeep.export(results or "results", trials or [], chosen, output)
-        say(found.model_dump_json(indent=1) if as_json else found.text)
+        say(json_of(found) if as_json else found.text)
 
 
 @part.command()
@@ -167,7 +167,7 @@ def new_method(
         from sdbench import scaffold
 
         written = scaffold.write(name, kind, Path(directory), Path(tests))
-        say(written.model_dump_json(indent=1) if as_json else written.text)
+        say(json_of(written) if as_json else written.text)
 
 
 def _swept(found: Sweep, dry_run: bool, yes: bool, as_json: bool) -> None:
@@ -183,6 +183,6 @@ def _swept(found: Sweep, dry_run: bool, yes: bool, as_json: bool) -> None:
         if not as_json:
             say("\n".join([*found.stayed(known), found.counted]))
     if as_json:
-        say(found.model_dump_json(indent=1))
+        say(json_of(found))
     if found.failed:
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ import typer
 
 from sdbench import cli_options as option
 from sdbench.cli_options import Many, Text, answers, given
-from sdbench.terminal import say, tell
+from sdbench.terminal import json_of, say, tell
 
 part = typer.Typer()
 
@@ -94,7 +94,7 @@ def validate(
         from sdbench import validation
 
         found = validation.validate(paths or [], against)
-        say(found.model_dump_json(indent=1) if as_json else found.text)
+        say(json_of(found) if as_json else found.text)
     raise typer.Exit(0 if found.valid else validation.INVALID)
 
 
@@ -110,7 +110,7 @@ def merge(
         from sdbench import merging
 
         done = merging.merge(sources or [], into, keep or "newest")
-        say(done.model_dump_json(indent=1) if as_json else done.text)
+        say(json_of(done) if as_json else done.text)
     raise typer.Exit(1 if done.count("refused") else 0)
 
 

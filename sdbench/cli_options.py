@@ -95,13 +95,21 @@ def answers() -> Iterator[None]:
         if error.errno in OF_THE_NAME and error.filename:
             say(f"error: {error.filename}: {error.strerror}; give another file or folder", err=True)
             raise typer.Exit(2) from None
-        if error.errno not in OF_THE_MACHINE:
-            raise
-        where = f" {error.filename}" if error.filename else ""
-        say(f"error: cannot write{where}: {error.strerror}; make room or give another folder", err=True)
+        say(f"error: {_trouble(error)}", err=True)
         raise typer.Exit(3) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _trouble(error: OSError) -> str:
+    """What the machine did not let a command do, and what to type next. Paths as they were typed are judged before."""
+    why = error.strerror or str(error) or type(error).__name__
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in OF_THE_MACHINE:
+        return f"cannot write{' ' * bool(where)}{where or ': '}{why}; make room or give another folder"
+    if isinstance(error, PermissionError):
+        return f"{where}{why}; mend its rights, or give another path"
+    return f"{where}{why}; look at what is there, or give another path"
 
 
 def show_answer(answer: Callable[[], str]) -> None:

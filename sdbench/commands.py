@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from sdbench import boards, configuration, registry
 from sdbench.cli_options import unread
 from sdbench.errors import UserError, unknown
+from sdbench.paths import path_of
 from sdbench.plan import Plan
 from sdbench.preview import preview_of
 from sdbench.progress import AUTOMATIC, STYLES, Shown
 from sdbench.run import Outcome, execute, summary
 from sdbench.selectors import select, split_list
 from sdbench.store import Store
-from sdbench.terminal import say
+from sdbench.terminal import json_of, say
 
 if TYPE_CHECKING:
     from sdbench.checks import Finding
@@ -38,7 +39,7 @@ def run(
     if shown.style not in STYLES:
         raise UserError(f"--progress: {unknown('style', shown.style, STYLES)}")
     look = dry_run or show_config
-    plan, settings = configuration.resolved(flags, Path(config) if config else None, os.environ, command, look=look)
+    plan, settings = configuration.resolved(flags, path_of(config) if config else None, os.environ, command, look=look)
     if show_config:
         say(configuration.text(settings, as_json))
         return 0
@@ -68,7 +69,7 @@ def carry_out(plan: Plan, *, quiet: bool, shown: Shown = AUTOMATIC) -> tuple[Out
 def preview(plan: Plan, as_json: bool) -> str:
     """What a run would do, as text or JSON."""
     found = preview_of(plan)
-    return found.model_dump_json(indent=1) if as_json else found.text
+    return json_of(found) if as_json else found.text
 
 
 def check(names: Sequence[str], plugins: Sequence[str], as_json: bool) -> int:

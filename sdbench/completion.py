@@ -7,11 +7,15 @@ names of their folders. Methods of packages that only an import would show are n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from sdbench.errors import UserError
+from sdbench.paths import path_of
 
 Words = Callable[[Mapping[str, Any]], Iterable[str]]
 """All that may stand for a parameter, given what else was typed on the line."""
@@ -22,7 +26,8 @@ MOST = 1000
 MOST_BYTES = 2**20
 """Of a plug-in's file."""
 
-METRICS = ("top1", "top5", "nll", "ece", "brier", "aurc", "eaurc")
+METRICS = ("top1", "top5", "nll", "ece", "brier", "scaled_nll", "scaled_ece", "scaled_brier")
+"""That trials are compared by."""
 RUN_KINDS = ("methods", "datasets", "models", "protocols", "metrics", "runs")
 
 
@@ -31,7 +36,8 @@ def method_names(typed: Mapping[str, Any]) -> list[str]:
     import sdbench.methods
 
     files = [path for folder in sdbench.methods.__path__ for path in Path(folder).glob("*.py")]
-    files += [Path(str(name)).expanduser() for name in typed.get("plugin") or ()]
+    with contextlib.suppress(UserError):  # of a path that is none, the command itself will tell
+        files += [path_of(str(name)) for name in typed.get("plugin") or ()]
     found: set[str] = {"all"}
     for path in files:
         try:
@@ -73,8 +79,11 @@ def model_names(typed: Mapping[str, Any]) -> list[str]:
 
 def trial_ids(typed: Mapping[str, Any]) -> list[str]:
     """Names of the folders of trials; links and hidden ones are left out."""
-    root = Path(str(typed.get("results") or os.environ.get("SDBENCH_RESULTS") or "results")).expanduser()
     found: list[str] = []
+    try:
+        root = path_of(str(typed.get("results") or os.environ.get("SDBENCH_RESULTS") or "results"))
+    except UserError:
+        return found
     for path in (root / "trials").glob("*/*/*/*"):
         if len(found) >= MOST:
             break
@@ -110,6 +119,7 @@ OPTIONS: dict[str, Words] = {
     "engine": these("auto", "ray", "local"),
     "device": these("auto", "cpu", "cuda"),
     "compile": these("auto", "off", "graph"),
+    "state": these("auto", "memory", "disk"),
     "augment": these("basic", "cutout", "trivialaugment"),
     "search": these("random", "optuna"),
     "scheduler": these("none", "asha"),
@@ -130,7 +140,7 @@ ARGUMENTS: dict[tuple[str, str], Words] = {
     ("analyze", "trials"): methods_or_trials,
     ("analyze", "kind"): these("zipf", "calibration", "geometry", "all"),
     ("plot", "kind"): these("pareto", "curves", "reliability", "cost", "zipf"),
-    ("schema", "kind"): these("trial", "profile"),
+    ("schema", "kind"): these("trial", "profile", "study"),
     ("prepare", "datasets"): dataset_names,
     ("rm", "trials"): trial_ids,
     ("rescore", "trials"): trial_ids,

@@ -13,6 +13,7 @@ from tabulate import tabulate
 from sdbench import registry
 from sdbench.plan import Plan, make_plan
 from sdbench.preview import variant_names
+from sdbench.public_command import GIVEN, public_path
 from sdbench.request import Request, read_config
 from sdbench.selectors import split_list
 from sdbench.spec import Record, TrialSpec, canonical
@@ -155,10 +156,10 @@ def _text(value: object) -> str:
 def _public(setting: Setting) -> str:
     """A value as records keep it: no path, no address of this machine."""
     if setting.name == "address":
-        return "given"
+        return GIVEN
     if setting.name not in PLACES:
         return setting.value
-    return ",".join(Path(part).name for part in split_list([setting.value]))
+    return ",".join(map(public_path, split_list([setting.value])))
 
 
 def text(settings: Sequence[Setting], as_json: bool) -> str:

@@ -10,12 +10,10 @@ from typing import Any
 
 from sdbench.bounded import read_plain
 from sdbench.durable import write_atomic
+from sdbench.record import MAX_WHOLE
 
 MAX_CURVE_BYTES, MAX_CURVE_LINES, MAX_LINE_BYTES, MAX_CURVE_TEXT = 32 * 2**20, 100_001, 2**16, 1000
 """Of a curve: a recipe has at most 100,000 epochs, a line of each some hundred bytes."""
-
-MAX_INTEGER_BITS = 64
-"""Of a whole number in a line; beyond a thousand, what reads it as a float fails."""
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
@@ -61,7 +59,7 @@ def shares(lines: Iterable[dict[str, Any]], name: str) -> dict[int, float]:
 def _flat(values: dict[str, Any], inner: bool = False) -> bool:
     return all(
         v is None
-        or (isinstance(v, int) and v.bit_length() <= MAX_INTEGER_BITS)
+        or (isinstance(v, int) and abs(v) <= MAX_WHOLE)
         or (isinstance(v, float) and math.isfinite(v))
         or (isinstance(v, str) and len(v) <= MAX_CURVE_TEXT)
         or (isinstance(v, dict) and not inner and _flat(v, inner=True))

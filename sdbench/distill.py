@@ -18,6 +18,7 @@ from sdbench.commands import carry_out, preview
 from sdbench.distill_table import DistillTable, Lesson, build, render
 from sdbench.errors import UserError
 from sdbench.identity import method_source
+from sdbench.paths import path_of
 from sdbench.plan import Plan, make_plan
 from sdbench.protocol import DISTILLED, PROTOCOLS
 from sdbench.request import Problems, Request
@@ -74,7 +75,7 @@ def plan_distillation(flags: Mapping[str, Any], command: Sequence[str] = ()) -> 
     problems = Problems()
     plan_flags = {key: value for key, value in flags.items() if key not in OWN}
     request = Request.gather(plan_flags, None, {})
-    store = Store(Path(request.results or "results").expanduser().absolute())
+    store = Store(path_of(request.results or "results").absolute())
     teachers = problems.attempt(
         lambda: find_teachers(store, split_list(flags.get("teachers") or ()), request, flags.get("teacher_epochs"))
     )

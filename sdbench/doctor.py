@@ -15,6 +15,7 @@ from typing import Literal
 
 from sdbench import environment
 from sdbench.errors import UserError
+from sdbench.paths import path_of
 from sdbench.store import Store
 
 Level = Literal["ok", "warn", "FAIL"]
@@ -148,7 +149,7 @@ def _memory() -> Iterator[Fact]:
 
 
 def _results(results: str) -> Fact:
-    store = Store(Path(results).expanduser().absolute())
+    store = Store(path_of(results).absolute())
     try:
         store.prepare()
     except UserError as error:
@@ -162,7 +163,7 @@ def _results(results: str) -> Fact:
 
 
 def _disk(results: str) -> Fact:
-    free = shutil.disk_usage(Path(results).expanduser().absolute()).free
+    free = shutil.disk_usage(path_of(results).absolute()).free
     low = free < MIN_FREE_BYTES
     return Fact("disk", "warn" if low else "ok", f"{free / 2**30:.1f} GiB free", "free some space" if low else "")
 
@@ -170,7 +171,7 @@ def _disk(results: str) -> Fact:
 def _data(data_dir: str | None) -> Iterator[Fact]:
     from sdbench import data
 
-    location = Path(data_dir).expanduser().absolute() if data_dir else None
+    location = path_of(data_dir).absolute() if data_dir else None
     for name in data.LOCAL_FIRST:
         try:
             where = data.find(name, location)

@@ -92,16 +92,6 @@ def source_commit() -> tuple[str, bool | None]:
         return "", None
 
 
-def public_command(arguments: list[str]) -> tuple[str, ...]:
-    """A command line without the paths in it: a path keeps its last component only."""
-    return tuple(
-        Path(a).name
-        if ("/" in a and not a.startswith("folder:"))
-        else (f"folder:{Path(a[7:]).name}" if a.startswith("folder:") else a)
-        for a in arguments
-    )
-
-
 def choose_device(wanted: str, index: int = 0) -> torch.device:
     """The torch device for "auto", "cpu" or "cuda"; "auto" takes a GPU where there is one. index: which GPU."""
     import torch

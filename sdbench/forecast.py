@@ -225,6 +225,10 @@ def _hours(spec: TrialSpec, size: DataSize, step: float | None, decode: float | 
     return max(step, decode, together)
 
 
+MAX_FORECAST_BYTES = 2**53
+"""As much as a record can tell of."""
+
+
 def _memory(spec: TrialSpec, size: DataSize, own: Holdings, files: int, measured: Measured | None) -> int | None:
     if measured is None or measured.row.memory is None or own.unknown:
         return None
@@ -232,7 +236,8 @@ def _memory(spec: TrialSpec, size: DataSize, own: Holdings, files: int, measured
     before = row.state_bytes or 0
     fixed = min(memory.peak_bytes, 3 * own.weight_bytes + 3 * own.auxiliary_bytes + before)
     scale = spec.recipe.batch_size / measured.profile.setting.batch_size
-    return round(fixed - before + (memory.peak_bytes - fixed) * scale + own.state_bytes - files + size.resident_bytes)
+    grown = fixed - before + (memory.peak_bytes - fixed) * scale  # a profile may be forged: any peak, any state
+    return min(max(0, round(grown + own.state_bytes - files + size.resident_bytes)), MAX_FORECAST_BYTES)
 
 
 def _kept(plan: Plan, spec: TrialSpec, size: DataSize, own: Holdings) -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 from sdbench.errors import UserError
 from sdbench.housekeeping_looks import busy, damage_of, is_leftover, leftovers, record_of, removed, studies, trial_at
 from sdbench.housekeeping_records import RECORDS, Kind, Piece, Sweep
+from sdbench.paths import path_of
 from sdbench.spec import TrialResult
 from sdbench.store import begun_again
 from sdbench.superseded import lineage
@@ -219,7 +220,7 @@ def _bytes(path: Path) -> int:
 
 def results_folder(results: str) -> Path:
     """The results folder. Raises UserError where there is none."""
-    root = Path(results).expanduser().absolute()
+    root = path_of(results).absolute()
     if not (root / "trials").is_dir():
         raise UserError(f"no results folder {results}: it has no trials/; give another with --results")
     return root

@@ -34,10 +34,11 @@ from sdbench.merging_copies import (
     source,
     standing_at,
 )
+from sdbench.paths import path_of, readable
 from sdbench.spec import Record
 from sdbench.store import DamagedRecord, Store, sha256, sync_folder
 from sdbench.study_records import FILE, FOLDER, mark_stopped, read_study, stopped_after, write_study
-from sdbench.validation_files import PROFILE, TREES, TRIAL, Found, Unsound, curve_lines, readable, search
+from sdbench.validation_files import PROFILE, TREES, TRIAL, Found, Unsound, curve_lines, search
 from sdbench.validation_trial import safe_sibling
 
 Keep = Literal["newest", "oldest", "fail"]
@@ -102,7 +103,7 @@ def merge(sources: Sequence[str], into: str | None, keep: str = "newest") -> Mer
     if not into:
         raise UserError("name the folder to merge into: --into results")
     roots = _sources(sources, into)
-    store = Store(Path(into).expanduser().absolute())
+    store = Store(path_of(into).absolute())
     store.prepare()
     try:
         with FileLock(store.root / LOCK):
@@ -116,9 +117,9 @@ def merge(sources: Sequence[str], into: str | None, keep: str = "newest") -> Mer
 def _sources(sources: Sequence[str], into: str) -> list[str]:
     """The source folders. Raises UserError with every problem."""
     problems = []
-    target = Path(into).expanduser().resolve()
+    target = path_of(into).resolve()
     for name in sources:
-        root = Path(name).expanduser()
+        root = path_of(name)
         if not any((root / tree).is_dir() and not (root / tree).is_symlink() for tree in TREES):
             problems.append(f"{name}: no results folder: it has neither trials/ nor profiles/; links are not followed")
         elif root.resolve() == target:
@@ -133,7 +134,7 @@ def _sources(sources: Sequence[str], into: str) -> list[str]:
 def _merged_from(source: str, root: Path, keep: str) -> Iterator[Merged]:
     """Copy all records of a source and of the tuning studies below it, whose folders bear their ids."""
     yield from _records_from(source, root, keep)
-    below = Path(source).expanduser() / FOLDER
+    below = path_of(source) / FOLDER
     for folder in sorted(below.glob("*")) if not below.is_symlink() else ():
         if not STUDY_ID.fullmatch(folder.name) or (folder / "trials").is_symlink() or not (folder / "trials").is_dir():
             continue
@@ -159,7 +160,7 @@ def _records_from(source: str, root: Path, keep: str) -> Iterator[Merged]:
     for finding in searched.findings:
         if finding.kind in NOT_LOOKED_AT:
             yield Merged(outcome="refused", place=finding.place, reason=finding.problem)
-    yield from _study(Path(source).expanduser(), root)
+    yield from _study(path_of(source), root)
     recover(root)
 
 

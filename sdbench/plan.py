@@ -15,6 +15,7 @@ from sdbench.budget import Budget, budget_for
 from sdbench.engine import Resources, ray_tune
 from sdbench.errors import EnvironmentProblem, UserError, unknown
 from sdbench.iso_cost import iso_cost_cells
+from sdbench.paths import absolute_text, path_of
 from sdbench.plan_options import joined, options_of, resources_of
 from sdbench.protocol import PROTOCOLS, TUNED, Cell, Protocol, baselines, expand
 from sdbench.request import Problems, Request
@@ -65,7 +66,7 @@ def make_plan(request: Request, command: Sequence[str] = (), *, look: bool = Fal
     limit_steps = problems.number("limit_steps", request.limit_steps, int, 1, 2**31)
     iso_cost = problems.choice("iso-cost", request.iso_cost, ("true", "false"), "false") == "true"
     budget = problems.attempt(lambda: budget_for(request.budget, options.device, elsewhere=bool(request.address)))
-    results = Path(request.results or "results").expanduser().absolute()
+    results = Path(absolute_text(request.results or "results"))
     if not look:
         problems.attempt(Store(results).prepare)
     datasets = _datasets(request, problems)  # last: it may download, which only a sound request is worth
@@ -207,7 +208,7 @@ def _dataset_names(request: Request, problems: Problems) -> list[str]:
 def _datasets(request: Request, problems: Problems) -> list[DataChoice]:
     """The data sets, found and checked; where the request has mistakes already, nothing is downloaded."""
     size = problems.number("image_size", request.image_size, int, 8, 4096)
-    location = Path(request.data_dir).expanduser().absolute() if request.data_dir else None
+    location = path_of(request.data_dir).absolute() if request.data_dir else None
     found = []
     for name in request.dataset or ("glyphs",):
         if problems.found and name in data.LOCAL_FIRST:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from sdbench import data, registry, shards
 from sdbench.engine import Resources, ray_cluster
-from sdbench.environment import choose_device, public_command
+from sdbench.environment import choose_device
 from sdbench.errors import UserError
+from sdbench.paths import absolute_text
 from sdbench.protocol import Protocol
+from sdbench.public_command import public_command
 from sdbench.request import Problems, Request
 from sdbench.selectors import parse_duration
 from sdbench.spec import Options
@@ -27,9 +28,9 @@ def options_of(request: Request, protocol: Protocol, problems: Problems, command
     device = problems.choice("device", request.device, ("auto", "cpu", "cuda"), "auto")
     return Options.model_validate(
         {
-            "data_dir": _absolute(request.data_dir) if request.data_dir else None,
+            "data_dir": absolute_text(request.data_dir) if request.data_dir else None,
             "folders": _folders(request.dataset),
-            "plugins": tuple(str(Path(p).expanduser().absolute()) for p in request.plugin),
+            "plugins": tuple(absolute_text(p) for p in request.plugin),
             "device": device,
             "keep_weights": flag("weights", request.weights, "true"),
             "keep_logits": flag("logits", request.logits, "true"),
@@ -55,12 +56,8 @@ def _folders(names: Sequence[str]) -> dict[str, str]:
     for name in names:
         if name.startswith("folder:"):
             with contextlib.suppress(UserError):  # the plan tells of names that are none
-                found[data.canonical_name(name)] = _absolute(name.removeprefix("folder:"))
+                found[data.canonical_name(name)] = absolute_text(name.removeprefix("folder:"))
     return found
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
 
 
 def _logits_every(request: Request, problems: Problems) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sdbench import data
 from sdbench.errors import UserError
+from sdbench.paths import path_of
 from sdbench.request import Problems
 from sdbench.selectors import split_list
 from sdbench.spec import Count, Record
@@ -48,7 +49,7 @@ def prepare(names: Sequence[str], data_dir: str | None = None, image_size: str |
     if image_size is not None and not re.fullmatch(r"[0-9]{1,9}", image_size):
         raise UserError(f"--image-size {image_size!r}: expected a whole number of pixels")
     location, size = (
-        Path(data_dir).expanduser().absolute() if data_dir else None,
+        path_of(data_dir).absolute() if data_dir else None,
         int(image_size) if image_size else None,
     )
     judged = Problems()

@@ -5,14 +5,35 @@ from __future__ import annotations
 import functools
 from typing import Annotated, Any, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 """Up to where every whole number is a float, so that ratios and means of counts stay finite."""
 Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Nats = Annotated[float, Field(ge=0, le=1e100, allow_inf_nan=False)]
-Value = bool | int | FiniteFloat | str
+MAX_WHOLE = 2**63
+"""Of any whole number in a file that others may have made: more is no size, no count, and at last no float."""
+
+
+def _whole(value: object) -> object:
+    """Raises ValueError for a number beyond MAX_WHOLE, before one kind of number is taken for another."""
+    if isinstance(value, int) and abs(value) > MAX_WHOLE:
+        raise ValueError(f"a whole number beyond {MAX_WHOLE}")
+    return value
+
+
+Value = Annotated[bool | int | FiniteFloat | str, BeforeValidator(_whole)]
+Size = Annotated[int, Field(ge=0, le=MAX_WHOLE)]
+"""A number of bytes or of things that are not there: what would be, on larger data."""
 
 
 class Record(BaseModel):

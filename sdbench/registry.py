@@ -18,6 +18,8 @@ from types import ModuleType
 
 from sdbench.errors import UserError, unknown
 from sdbench.method import Combination, Method, mixes, mixing_obstacle
+from sdbench.paths import path_of
+from sdbench.record import MAX_WHOLE
 from sdbench.space import LogUniform, Scalar, Space
 
 _METHODS: dict[str, type[Method]] = {}
@@ -58,7 +60,8 @@ class Parameter:
         wanted: tuple[type, ...] = (int, float) if self.type is float else (self.type,)
         if not isinstance(value, wanted) or (isinstance(value, bool) and self.type is not bool):
             return f"expected {self.type.__name__}, got {value!r}"
-        if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        most = MAX_WHOLE if isinstance(value, int) else sys.float_info.max
+        if isinstance(value, int | float) and not abs(value) <= most:  # NaN included
             return f"expected a finite number, got {value!r}"
         off = isinstance(self.range, LogUniform) and value == 0  # a coefficient switched off
         if self.range is not None and not off and value != self.default and value not in self.range:
@@ -195,7 +198,7 @@ def load_plugin(path: str | Path) -> ModuleType:
     Raises UserError where the file is missing, does not import, or registers nothing.
     """
     load_builtin()
-    file = Path(path).expanduser().resolve()
+    file = path_of(path).resolve()
     if not file.is_file():
         raise UserError(f"plug-in {path}: no such file; give the path of a Python file")
     module_name = f"{PLUGIN}{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"

@@ -123,7 +123,7 @@ def _text(value: object) -> str:
 
 
 def _unfit(name: str, texts: Iterable[str]) -> list[str]:
-    """What no value may be: longer than any sensible one, or with characters that are not to be seen."""
+    """What no value may be: longer than any sensible one, or with characters that are not to be seen or kept."""
     option, found = f"--{name.replace('_', '-')}", []
     for number, text in enumerate(texts, start=1):
         if number > MAX_ITEMS:
@@ -133,6 +133,8 @@ def _unfit(name: str, texts: Iterable[str]) -> list[str]:
             found.append(f"{option} {text[:40]!r}...: longer than {MAX_TEXT} characters")
         elif any(unicodedata.category(c) == "Cc" for c in text):
             found.append(f"{option} {text[:100]!r}: has control characters")
+        elif any(unicodedata.category(c) == "Cs" for c in text):  # how Python shows bytes of a name that are not UTF-8
+            found.append(f"{option} {text[:100]!r}: is not UTF-8, which records need; rename it")
     return found[:10]
 
 

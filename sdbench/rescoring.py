@@ -8,17 +8,21 @@ that, agree exactly. Not covered: whether the logits are those of the trial, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from filelock import Timeout
 
+from sdbench.kept_logits import UnusableLogits, read_held_out, read_logits
 from sdbench.spec import Metrics, Record, Scaled, TrialResult
 from sdbench.store import Store, read_result, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from sdbench.kept_logits import Floats, Integers
 
 LOGITS = "logits.safetensors"
 TOLERANCE = 2e-3
@@ -92,11 +96,11 @@ def _rescored(store: Store, result: TrialResult, write: bool) -> Rescored:
     path = store.folder(result.spec, result.trial_id) / LOGITS
     if LOGITS not in result.checksums:
         return own
+    if not os.path.lexists(path):
+        return own.model_copy(update={"reason": "its record seals them, and they are not there"})
     try:
         metrics, scaled = _scores(path, result.checksums[LOGITS], result)
-    except FileNotFoundError:
-        return own.model_copy(update={"reason": "its record seals them, and they are not there"})
-    except (OSError, ValueError, KeyError) as error:
+    except (UnusableLogits, OSError, ValueError) as error:
         return own.model_copy(update={"state": "damaged", "reason": str(error)[:300]})
     renewed = result.model_copy(update={"metrics": metrics, "scaled": scaled})
     values = dict(_values(renewed))
@@ -123,44 +127,25 @@ def _write(store: Store, old: TrialResult, new: TrialResult) -> State:
 
 
 def _scores(path: Path, checksum: str, result: TrialResult) -> tuple[Metrics, Scaled | None]:
-    """Raises ValueError for logits that are not those recorded, KeyError where a tensor lacks."""
-    import safetensors.torch
-    from safetensors import SafetensorError
+    """Raises UnusableLogits for logits that are not those recorded, ValueError for those that cannot be scored."""
+    import torch
 
     from sdbench.evaluate import evaluate
-    from sdbench.report.reliability import MAX_BYTES
     from sdbench.temperature import rescore as after_temperature
 
     if path.is_symlink():
-        raise ValueError("its logits are a link, which is not followed")
-    if sha256(path) != checksum:
-        raise ValueError("its logits changed after the record was written")
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"its logits are larger than {MAX_BYTES} bytes")
-    try:
-        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"its logits cannot be read: {error}") from error
-    logits, labels = _set(tensors, "")
-    scaled = result.scaled
-    if scaled is not None and "validation_logits" in tensors:
-        scaled = after_temperature(logits, labels, *_set(tensors, "validation_"))
+        raise UnusableLogits("its logits are a link, which is not followed")
+
+    def tensors(found: tuple[Floats, Integers]) -> tuple[Tensor, Tensor]:
+        logits, labels = torch.from_numpy(found[0]).float(), torch.from_numpy(found[1]).long()
+        if not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+            raise UnusableLogits("its labels are no numbers of classes")
+        return logits, labels
+
+    logits, labels = tensors(read_logits(path, checksum))
+    held_out = read_held_out(path) if result.scaled else None
+    scaled = after_temperature(logits, labels, *tensors(held_out)) if held_out else result.scaled
     return evaluate(logits, labels), scaled
-
-
-def _set(tensors: Mapping[str, Tensor], which: str) -> tuple[Tensor, Tensor]:
-    """Logits [V, K] in float32 and their labels [V], V > 0. Raises ValueError where they are none."""
-    logits, labels = tensors[f"{which}logits"], tensors[f"{which}labels"]
-    shaped = logits.ndim == 2 and logits.numel() > 0 and labels.shape == logits.shape[:1]
-    if not (shaped and logits.is_floating_point()):
-        raise ValueError(f"its {which}logits {list(logits.shape)} and labels {list(labels.shape)} are none")
-    if (
-        labels.is_floating_point()
-        or labels.is_complex()
-        or not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]
-    ):
-        raise ValueError(f"its {which}labels are no numbers of classes")
-    return logits.float(), labels.long()
 
 
 def _values(result: TrialResult) -> Iterator[tuple[str, float]]:

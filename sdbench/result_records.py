@@ -37,7 +37,7 @@ class Scaled(Record):
     """
 
     temperature: Annotated[float, Field(ge=TEMPERATURES[0], le=TEMPERATURES[1])]
-    held_out: Annotated[int, Field(ge=1)]
+    held_out: Annotated[int, Field(ge=1, le=2**53)]
     nll: Nats
     ece: Fraction
     brier: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]

@@ -15,6 +15,7 @@ from string import Template
 
 from sdbench import registry
 from sdbench.errors import UserError, unknown
+from sdbench.paths import path_of, readable
 from sdbench.spec import Record
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -45,13 +46,15 @@ def write(name: str, kind: str, directory: Path, tests: Path) -> Scaffold:
     if kind not in KINDS:
         raise UserError(f"--kind: {unknown('kind', kind, KINDS)}")
     plain = Path(name).name  # of a name with a slash, which is refused, the folders are still looked at
-    method, test = directory.expanduser() / f"{plain}.py", tests.expanduser() / f"test_{plain}.py"
+    method, test = path_of(directory) / f"{plain}.py", path_of(tests) / f"test_{plain}.py"
     if found := problems(name, (method, test)):
         raise UserError(found)
     for file, text in zip((method, test), contents(name, kind, method, test), strict=True):
         file.write_text(text, encoding="utf-8")
     first, second = (os.path.relpath(file) for file in (method, test))
-    return Scaffold(name=name, method=first, test=second, plugin=method.parent.resolve() not in PACKAGE)
+    return Scaffold(
+        name=name, method=readable(first), test=readable(second), plugin=method.parent.resolve() not in PACKAGE
+    )
 
 
 def problems(name: str, files: tuple[Path, Path]) -> list[str]:

@@ -10,12 +10,14 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from sdbench.record import GAINED as GAINED
+from sdbench.record import MAX_WHOLE as MAX_WHOLE
 from sdbench.record import Count as Count
 from sdbench.record import Fraction as Fraction
 from sdbench.record import Growing as Growing
 from sdbench.record import Nats as Nats
 from sdbench.record import Record as Record
 from sdbench.record import Seconds as Seconds
+from sdbench.record import Size as Size
 from sdbench.record import Value as Value
 from sdbench.result_records import TEMPERATURES as TEMPERATURES
 from sdbench.result_records import Cost as Cost
@@ -78,7 +80,7 @@ class TrialSpec(Growing):
     method: str
     params: dict[str, Value] = {}
     dataset: str
-    image_size: int | None = None
+    image_size: Annotated[int | None, Field(ge=0, le=2**53)] = None
     network: str
     recipe: Recipe
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -162,7 +164,7 @@ class TrialResult(Record):
     takes it up again.
     """
 
-    schema_version: Annotated[int, Field(ge=1)] = SCHEMA_VERSION
+    schema_version: Annotated[int, Field(ge=1, le=MAX_WHOLE)] = SCHEMA_VERSION
     trial_id: str
     status: Status
     reason: str = ""

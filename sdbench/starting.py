@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sdbench.errors import EnvironmentProblem, UserError
+from sdbench.paths import path_of
 from sdbench.request import Request
 from sdbench.store import write_atomic
 
@@ -48,7 +49,7 @@ def configuration_text(name: str, helps: Mapping[str, str]) -> str:
 
 def init(file: str | None, helps: Mapping[str, str]) -> Path:
     """Write the file. Raises UserError where it is there already, EnvironmentProblem where it cannot be written."""
-    path = Path(file or "sdbench.toml").expanduser()
+    path = path_of(file or "sdbench.toml")
     if os.path.lexists(path):
         raise UserError(f"{path} exists, so it is kept; give another name, such as: sdbench init mine.toml")
     if not path.absolute().parent.is_dir():

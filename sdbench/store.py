@@ -33,6 +33,7 @@ from sdbench.durable import (
     write_atomic,
 )
 from sdbench.errors import EnvironmentProblem
+from sdbench.paths import readable
 from sdbench.sealed import DamagedRecord, read_result, read_sealed, seal, sha256
 from sdbench.spec import Trial, TrialResult, TrialSpec
 from sdbench.trial_folder import AGAIN, EPOCH_LOGITS, STATE, component, make_way, nested
@@ -53,6 +54,11 @@ class Damaged:
 
     path: Path
     reason: str
+
+    def told(self, root: Path) -> str:
+        """A sentence on its place below the results folder, and of no folder above that."""
+        inside = self.path.relative_to(root) if self.path.is_relative_to(root) else Path(self.path.name)
+        return f"{readable(str(inside))}: {self.reason}"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import Any, Protocol
+
+
+class Dumped(Protocol):
+    """A record, which this module need not know."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
 
 def visible(text: str) -> str:
@@ -17,6 +24,11 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else json.dumps(c)[1:-1] for c in text)
+
+
+def json_of(record: Dumped) -> str:
+    """A record as JSON, names of files that are not UTF-8 included: they are spelled out when it is shown."""
+    return json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False)
 
 
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from sdbench.cost.records import PROFILE_SCHEMA_VERSION, ProfileResult
 from sdbench.errors import UserError
+from sdbench.paths import path_of
 from sdbench.spec import SCHEMA_VERSION, TrialResult
 from sdbench.store import DamagedRecord, read_sealed
 from sdbench.validation_files import Found, search
@@ -89,7 +90,7 @@ def _read(
 
 
 def _compare(trials: Sequence[tuple[Found, TrialResult]], against: str, whole: bool) -> list[Finding]:
-    if not Path(against).expanduser().is_dir():
+    if not path_of(against).is_dir():
         raise UserError(f"--against {against}: no such folder; give the results folder to compare with")
     damaged: list[Finding] = []
     reference = _read(search(against).trials, TrialResult, SCHEMA_VERSION, damaged)

@@ -12,6 +12,7 @@ from typing import Any
 
 from sdbench.cost import archive
 from sdbench.errors import UserError
+from sdbench.paths import path_of, readable
 from sdbench.trial_folder import REMOVED
 from sdbench.validation_records import Finding, warning
 
@@ -56,17 +57,12 @@ class Unsound(Exception):
     """A file that is not what its name says; the text says why."""
 
 
-def readable(path: str) -> str:
-    """A path as text that any encoder takes: what is not UTF-8 in it is spelled out."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 def search(given: str) -> Search:
     """All record files at a path: a results folder, any folder above or below it, or one record.
 
     Raises UserError where there is nothing of that kind.
     """
-    path = Path(given).expanduser()
+    path = path_of(given)
     if path.is_file():
         if path.name not in (TRIAL, STARTED, PROFILE):
             raise UserError(f"{given}: not a record; give a {TRIAL}, a {PROFILE}, a trial's folder or a results folder")

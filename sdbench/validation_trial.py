@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
+from sdbench.paths import readable
 from sdbench.spec import Trial, TrialResult, TrialSpec
 from sdbench.store import EPOCH_LOGITS, Store, sha256
-from sdbench.validation_files import SEALED, STARTED, TRIAL, Found, Unsound, curve_lines, readable, tensors
+from sdbench.validation_files import SEALED, STARTED, TRIAL, Found, Unsound, curve_lines, tensors
 from sdbench.validation_records import Finding, error, warning
 from sdbench.validation_tuning import SEARCHED, search_problems, tuning_problems
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer.main
 
-from sdbench import completion, registry
-from sdbench.catalog import KINDS, METRICS
+from sdbench import completion, registry, schemas
+from sdbench.catalog import KINDS
 from sdbench.cli import app
+from sdbench.comparison_records import METRICS
 from sdbench.data import DATASETS
 from sdbench.protocol import PROTOCOLS
-from sdbench.spec import Metrics
+from sdbench.spec import Options
 
 Writer = Callable[..., Path]
 LIGHT = (
@@ -75,9 +77,10 @@ def test_every_word_that_is_offered_is_one() -> None:
     }
     assert list(PROTOCOLS) == completion.protocol_names({})
     assert [name.rstrip(":") for name in completion.dataset_names({})] == list(DATASETS)
-    assert tuple(Metrics.model_fields) == completion.METRICS
-    assert set(completion.METRICS) <= set(METRICS)
+    assert tuple(METRICS) == completion.METRICS
     assert completion.RUN_KINDS == KINDS
+    assert completion.ARGUMENTS["schema", "kind"]({}) == tuple(schemas.KINDS)
+    assert completion.OPTIONS["state"]({}) == typing.get_args(Options.model_fields["state"].annotation)
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     names = {str(p.name).rstrip("_") for command in commands.values() for p in command.params}
     assert completion.OPTIONS.keys() <= names

@@ -380,3 +380,20 @@ def test_a_trial_alone_takes_no_account_of_seeds() -> None:
     assert key(one) == key(one.model_copy(update={"seed": 9}))
     assert key(one) != key(one.model_copy(update={"network": "resnet8"}))
     assert Holdings(1, 2, 3, 4).per_image == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"state_bytes": 2**53},
+        {"memory": Memory(peak_bytes=2**53)},
+        {"memory": Memory(peak_bytes=0), "state_bytes": 2**53},
+        {"memory": Memory(peak_bytes=2**53), "batch_size": 2},
+        {"step_ms": 1e12, "steps_ratio": 1e12, "epoch_hooks_ms": 1e18},
+    ],
+    ids=str,
+)
+def test_a_forged_profile_is_an_odd_answer_and_no_error(changed: dict[str, Any]) -> None:
+    found = told(planned("ce"), IMAGENET, profiles=(profile("ce", **changed),))
+    assert 0 <= (found.needs[0].memory_bytes or 0) <= 2**53
+    assert found.lines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from sdbench import data, environment, models
 from sdbench.errors import UserError
 from sdbench.network import Network
+from sdbench.paths import path_of
 from sdbench.spec import TrialResult
 from sdbench.store import Store, sha256
 
@@ -36,7 +36,7 @@ class Features:
 def open_data(result: TrialResult, data_dir: str | None, device: str = "auto") -> data.DataSet:
     """The data set of a trial, with its split. Raises UserError where it is not there or has changed."""
     spec = result.spec
-    location = Path(data_dir).expanduser().absolute() if data_dir else None
+    location = path_of(data_dir).absolute() if data_dir else None
     chosen = environment.choose_device(device)
     found = data.load(spec.dataset, location, spec.image_size, device=chosen, split=spec.holdout)
     if found.fingerprint != result.identity.data_fingerprint:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from sdbench.analysis.records import SCORES, Bin, CalibrationRow, ZipfEpoch, ZipfFigures, ZipfRow
 from sdbench.analysis.zipf import ZipfFit, fit, sorted_outputs
+from sdbench.kept_logits import UnusableLogits, read_logits
 from sdbench.leaderboard_variants import Variant
-from sdbench.report.reliability import Reliability, UnusableLogits, bin_edges, pooled, read_logits, reliability
+from sdbench.report.reliability import Reliability, bin_edges, pooled, reliability
 from sdbench.spec import TrialResult
 from sdbench.statistics import mean_std
 from sdbench.store import Store
 
 if TYPE_CHECKING:
-    from sdbench.report.reliability import Floats, Integers
+    from sdbench.kept_logits import Floats, Integers
 
 LAST = "logits.safetensors"
 
@@ -35,7 +36,10 @@ def zipf_row(
     notes = []
     for seed, result in variant.trials.items():
         try:
-            values, fits[seed] = _fit(_path(store, result, LAST), result, ranks, others)
+            values, found = _fit(_path(store, result, LAST), result, ranks, others)
+            if outputs and len(values) != len(outputs[0]):
+                raise ValueError("its logits have other classes than those of the seeds before it")
+            fits[seed] = found
             outputs.append(values)
             for epoch, name in _epochs(result).items():
                 epochs[epoch].append(_fit(_path(store, result, name), result, ranks, others)[1])

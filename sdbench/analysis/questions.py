@@ -14,6 +14,7 @@ from sdbench.analysis.logits import calibration_row, zipf_row
 from sdbench.analysis.records import Analysis
 from sdbench.analysis.trials import Choice, Group, choose
 from sdbench.errors import UserError, unknown
+from sdbench.paths import path_of
 from sdbench.store import Store
 
 KINDS = ("zipf", "calibration", "geometry")
@@ -74,7 +75,7 @@ def read_asked(
     from sdbench.analysis.pictures import checked
 
     most = TRAIN_IMAGES if train_images is None else int(train_images) or None
-    place = checked(Path(output).expanduser()) if output else None
+    place = checked(path_of(output)) if output else None
     kinds = KINDS if kind == "all" else (kind,)
     return Asked(kinds, pair, over != "all", classes, most, data_dir, device or "auto", place)
 
@@ -94,7 +95,7 @@ def analyze(results: str, choice: Choice, asked: Asked, *, as_json: bool = False
 def analyses(results: str, choice: Choice, asked: Asked) -> list[Analysis]:
     """The answers, a record for each group of trials that can be set side by side; pictures are written where they are
     asked for. Raises UserError where no trial is meant, or none of what was asked has an answer."""
-    store = Store(Path(results).expanduser().absolute())
+    store = Store(path_of(results).absolute())
     groups = choose(store, choice)
     answers = [_answer(store, group, asked) for group in groups]
     if not any(answer.found for answer in answers):

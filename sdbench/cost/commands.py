@@ -22,6 +22,7 @@ from sdbench.cost.setting import Told
 from sdbench.errors import EnvironmentProblem, UserError, unknown
 from sdbench.identity import method_source
 from sdbench.leaderboard_costs import Hardware
+from sdbench.paths import absolute_text, path_of
 from sdbench.selectors import split_list
 from sdbench.store import Store
 from sdbench.terminal import visible
@@ -143,7 +144,7 @@ def _measure_missing(plan: ProfilePlan, root: Path, told: Told, request: Profile
     if not missing:
         return FAILED if failed else 0
     told(f"no profile of {', '.join(c.name for c in missing)} here yet; measuring (--no-measure leaves it)")
-    files = tuple(str(Path(p).expanduser().absolute()) for p in request.plugin)
+    files = tuple(absolute_text(p) for p in request.plugin)
     options = plan.options.model_copy(update={"plugins": files})
     wanted = replace(plan, contestants=(plan.contestants[0], *missing), options=options)
     results, trouble = _measure(groups(wanted, limited=request.max_seconds is not None), root, told)
@@ -172,7 +173,7 @@ def _here(device: str, threads: int) -> Hardware:
 
 def existing_folder(given: str | None) -> Path:
     """The results folder. Raises UserError where there is none."""
-    root = Path(given or "results").expanduser().absolute()
+    root = path_of(given or "results").absolute()
     if not root.is_dir():
         raise UserError(f"no results folder {root}; without --no-measure, `sdbench claims` makes one and measures")
     return root
@@ -180,7 +181,7 @@ def existing_folder(given: str | None) -> Path:
 
 def results_folder(given: str | None) -> Path:
     """The results folder, shown to be writable."""
-    root = Path(given or "results").expanduser().absolute()
+    root = path_of(given or "results").absolute()
     Store(root).prepare()
     return root
 

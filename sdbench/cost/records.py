@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sdbench.spec import Count, Provenance, Record, StepKind, Value, digest
+from sdbench.spec import MAX_WHOLE, Count, Provenance, Record, Size, StepKind, Value, digest
 
 PROFILE_SCHEMA_VERSION = 1
 
@@ -142,9 +142,9 @@ class ProfileRow(Record):
     host_syncs: Count | None = None
     auxiliary_parameters: Count | None = None
     state_bytes: Count | None = None
-    state_bytes_at: dict[str, int | None] = {}
+    state_bytes_at: dict[str, Size | None] = {}
     epoch_hooks_ms: NotNegative | None = None
-    generations: Annotated[int, Field(ge=1)] = 1
+    generations: Annotated[int, Field(ge=1, le=2**53)] = 1
     joules_per_1000_images: NotNegative | None = None
     timing_valid: bool = True
     timing_problems: tuple[str, ...] = ()
@@ -160,17 +160,17 @@ class Setting(Record):
 
     dataset: str = SYNTHETIC
     network: str
-    num_classes: Annotated[int, Field(ge=2)]
-    num_train: Annotated[int, Field(ge=1)]
-    image_size: Annotated[int, Field(ge=8)]
+    num_classes: Annotated[int, Field(ge=2, le=2**53)]
+    num_train: Annotated[int, Field(ge=1, le=2**53)]
+    image_size: Annotated[int, Field(ge=8, le=2**53)]
     augment: str
-    batch_size: Annotated[int, Field(ge=2)]
+    batch_size: Annotated[int, Field(ge=2, le=2**53)]
     precision: Literal["bf16", "fp32"] = "bf16"
-    threads: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1, le=2**53)] = 1
     step: Literal["auto", "off", "graph", "inductor"] = "auto"
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.03
     half_width: Positive = 0.01
-    rounds: Annotated[int, Field(ge=1)] = 60
+    rounds: Annotated[int, Field(ge=1, le=2**53)] = 60
     max_seconds: Positive = 480.0
 
 
@@ -181,7 +181,7 @@ class ProfileResult(Record):
     checksums: SHA-256 of this record under "profile.json".
     """
 
-    schema_version: Annotated[int, Field(ge=1)] = PROFILE_SCHEMA_VERSION
+    schema_version: Annotated[int, Field(ge=1, le=MAX_WHOLE)] = PROFILE_SCHEMA_VERSION
     profile_id: str
     setting: Setting
     baseline: str

@@ -9,8 +9,9 @@ from pathlib import Path
 from sdbench import data, registry, zoo
 from sdbench.cost.records import SYNTHETIC, Setting
 from sdbench.cost.setting import Contestant, noise_count
-from sdbench.environment import public_command
 from sdbench.errors import UserError, unknown
+from sdbench.paths import absolute_text, path_of
+from sdbench.public_command import public_command
 from sdbench.request import Problems
 from sdbench.selectors import parse_duration, split_list
 from sdbench.spec import Options, Record, StepKind
@@ -143,7 +144,7 @@ def _setting(request: ProfileRequest, dataset: str, problems: Problems) -> Setti
         classes = classes or 100
         num_train, augment = noise_count(side, batch_size), "crop-flip"
     else:
-        location = Path(request.data_dir).expanduser().absolute() if request.data_dir else None
+        location = path_of(request.data_dir).absolute() if request.data_dir else None
         facts = problems.attempt(lambda: data.inspect(request.dataset or "", location, size))
         if facts is None:
             return None
@@ -178,8 +179,8 @@ def _options(request: ProfileRequest, command: Sequence[str], problems: Problems
         location = request.dataset.removeprefix("folder:")
     return Options.model_validate(
         {
-            "data_dir": str(Path(location).expanduser().absolute()) if location else None,
-            "plugins": tuple(str(Path(p).expanduser().absolute()) for p in request.plugin),
+            "data_dir": absolute_text(location) if location else None,
+            "plugins": tuple(absolute_text(p) for p in request.plugin),
             "device": device,
             "baseline": registry.baseline_name(),
             "command": public_command(list(command)),

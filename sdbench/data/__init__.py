@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sdbench.data.facts import DataFacts, DatasetInfo, Source
 from sdbench.errors import UserError, unknown
+from sdbench.paths import path_of
 
 if TYPE_CHECKING:
     import torch
@@ -161,7 +162,7 @@ def parse(name: str) -> Source:
         )
     kind, colon, place = name.partition(":")
     if kind == "folder":
-        location = Path(place).expanduser()
+        location = path_of(place)
         # The path is taken as text: what a link points to must not change the data set's name.
         own_name = os.path.basename(os.path.abspath(location))  # noqa: PTH100, PTH119
         if not place or not own_name:

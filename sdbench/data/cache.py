@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdbench.errors import UserError
+from sdbench.paths import path_of
 
 Array = NDArray[Any]
 
@@ -21,9 +22,9 @@ def cache_folder() -> Path:
     """Where data are kept between runs: SDBENCH_CACHE, else XDG_CACHE_HOME/sdbench, else
     ~/.cache/sdbench. It need not exist. UserError where none of the three is known."""
     if own := os.environ.get("SDBENCH_CACHE"):
-        return Path(own).expanduser().absolute()
+        return path_of(own).absolute()
     if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared).expanduser().absolute() / "sdbench"
+        return path_of(shared).absolute() / "sdbench"
     try:
         return Path.home() / ".cache" / "sdbench"
     except RuntimeError as error:
@@ -36,9 +37,9 @@ def named_folder(data_dir: Path | None) -> Path | None:
     """The folder that the user said holds data: ``data_dir``, else the environment's SDBENCH_DATA,
     else None."""
     if data_dir is not None:
-        return data_dir.expanduser().absolute()
+        return path_of(data_dir).absolute()
     named = os.environ.get("SDBENCH_DATA")
-    return Path(named).expanduser().absolute() if named else None
+    return path_of(named).absolute() if named else None
 
 
 def checksum(arrays: Mapping[str, Array]) -> str:

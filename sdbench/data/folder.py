@@ -21,6 +21,7 @@ from sdbench.data.facts import Source
 from sdbench.data.fingerprints import Looking, fingerprinted
 from sdbench.data.listing import Listing, class_folders, class_images, common_classes
 from sdbench.errors import UserError
+from sdbench.paths import path_of
 
 UNIFORM_LIMIT = 96
 """Largest side, in pixels, of images that are augmented whole on the device."""
@@ -48,11 +49,11 @@ class _Sizes(Looking):
 def place(source: Source, data_dir: Path | None) -> Path:
     """The folder of a data set: ``data_dir`` where it carries the name that ``source`` was reduced
     to, else the path in the name. UserError where there is no such folder."""
-    given = data_dir.expanduser().absolute() if data_dir else None
+    given = path_of(data_dir).absolute() if data_dir else None
     assert source.location is not None
     bare = source.location.parent == Path()
     root = given if given and bare and _own_name(given) == source.location.name else source.location
-    root = root.expanduser().absolute()
+    root = path_of(root).absolute()
     if not root.is_dir():
         raise UserError(
             f"{source.name}: {root} is not a folder; give the folder that holds train/ and val/, as in folder:PATH"

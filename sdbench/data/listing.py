@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
@@ -15,6 +16,9 @@ from sdbench.data.decode import SUFFIXES
 from sdbench.data.facts import DataFacts, DatasetInfo, Labels, Source
 from sdbench.data.files import ImageFile, closed, plain_size
 from sdbench.errors import UserError
+
+MAX_DEPTH = 64
+"""Folders within folders below that of a class."""
 
 
 class FileTable:
@@ -139,31 +143,43 @@ def images_below(root: Path, folder: str) -> list[tuple[str, int]]:
     Names that start with a dot, and files with other suffixes than images have, are passed over.
     """
     found: list[tuple[str, int]] = []
-    deep = _gather(os.path.join(root, folder), folder, found, set())  # noqa: PTH118 (a million files)
+    deep = _gather(os.path.join(root, folder), folder, found)  # noqa: PTH118 (a million files)
     found.sort(key=(lambda item: item[0].split("/")) if deep else None)
     return found
 
 
-def _gather(place: str, folder: str, found: list[tuple[str, int]], entered: set[tuple[int, int]]) -> bool:
-    """Add a folder's images to ``found``; whether it has folders of its own. entered: the folders that were, as a link
-    to one above would be followed for ever."""
+def _gather(place: str, folder: str, found: list[tuple[str, int]]) -> bool:
+    """Add a folder's images to ``found``; whether it has folders of its own. Raises UserError for one that is nested
+    more than MAX_DEPTH deep. A folder is entered once, as a link to one above would be followed for ever."""
+    entered: set[tuple[int, int]] = set()
+    open_: list[tuple[Iterator[os.DirEntry[str]], str]] = []  # from the class's folder down to the one that is read
     deep = False
-    try:
-        status = os.stat(place)  # noqa: PTH116
-        if (status.st_dev, status.st_ino) in entered:
-            return False
-        entered.add((status.st_dev, status.st_ino))
-        with os.scandir(place) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
+    with ExitStack() as stack:
+
+        def enter(place: str, folder: str) -> None:
+            status = os.stat(place)  # noqa: PTH116
+            if (status.st_dev, status.st_ino) not in entered:
+                entered.add((status.st_dev, status.st_ino))
+                if len(open_) > MAX_DEPTH:
+                    raise UserError(f"{place}: nested more than {MAX_DEPTH} folders deep; move it out of the data")
+                open_.append((stack.enter_context(os.scandir(place)), folder))
+
+        try:
+            enter(place, folder)
+            while open_:
+                entries, folder = open_[-1]
+                entry = next(entries, None)
+                if entry is None:
+                    open_.pop()
+                elif entry.name.startswith("."):
                     continue
-                if entry.is_dir():
-                    deep = True
-                    _gather(entry.path, f"{folder}/{entry.name}", found, entered)
+                elif entry.is_dir():
+                    deep, place = True, entry.path
+                    enter(place, f"{folder}/{entry.name}")
                 elif entry.name.lower().endswith(SUFFIXES):
                     found.append((f"{folder}/{entry.name}", plain_size(entry.path, entry.stat())))
-    except OSError as error:
-        raise closed(Path(error.filename or place), error) from error
+        except OSError as error:
+            raise closed(Path(error.filename or place), error) from error
     return deep
 
 

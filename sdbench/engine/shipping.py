@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sdbench import environment
+from sdbench.paths import path_of
 from sdbench.spec import Record
 
 ELSEWHERE = {"sdbench.methods": "methods", "sdbench.evidence": "evidence"}
@@ -87,4 +88,4 @@ def variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 def absolute_folders(environ: Mapping[str, str]) -> dict[str, str]:
     """The folders that the environment names, as they are to be named to whoever works in another one."""
-    return {name: str(Path(environ[name]).expanduser().absolute()) for name in FOLDERS if environ.get(name)}
+    return {name: str(path_of(environ[name]).absolute()) for name in FOLDERS if environ.get(name)}

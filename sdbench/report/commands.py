@@ -8,10 +8,11 @@ from pathlib import Path
 
 from sdbench.boards import Filter
 from sdbench.errors import EnvironmentProblem, UserError, unknown
+from sdbench.paths import path_of, readable
 from sdbench.report.material import read
 from sdbench.spec import Record
 from sdbench.store import Damaged, replacing, write_atomic
-from sdbench.terminal import visible
+from sdbench.terminal import json_of, visible
 
 
 class ReportFile(Record):
@@ -37,14 +38,14 @@ def report(results: str, output: str | None, chosen: Filter, as_json: bool = Fal
     """Write the report (``write_report``). What to print, and the exit code: 1 where a record is damaged."""
     done, damaged = write_report(results, output, chosen)
     answer = f"wrote {done.output}: {done.trials} trials, {done.boards} boards; open it in a browser"
-    return done.model_dump_json(indent=1) if as_json else answer, _tell(damaged)
+    return json_of(done) if as_json else answer, _tell(damaged)
 
 
 def plot(kind: str, results: str, output: str | None, chosen: Filter, as_json: bool = False) -> tuple[str, int]:
     """Draw one figure (``write_plot``). What to print (its caption), and the exit code: 1 where a record is damaged."""
     done, damaged = write_plot(kind, results, output, chosen)
     if as_json:
-        return done.model_dump_json(indent=1), _tell(damaged)
+        return json_of(done), _tell(damaged)
     for line in done.left_out:
         print(visible(f"left out: {line}"), file=sys.stderr)
     return f"wrote {done.output}\n{done.caption}", _tell(damaged)
@@ -61,7 +62,7 @@ def write_report(results: str, output: str | None, chosen: Filter) -> tuple[Repo
     """Write the report, by default ``report.html`` in the results folder: what was written, and the damaged records,
     which the report names. Raises UserError for a file that is not HTML and for nothing to show, EnvironmentProblem
     for a file that cannot be written."""
-    path = Path(output).expanduser() if output else Path(results).expanduser() / "report.html"
+    path = path_of(output) if output else path_of(results) / "report.html"
     _check(path, ("html", "htm"), "sdbench report --output report.html")
     material = read(results, chosen)
     from sdbench.report.page import render
@@ -72,7 +73,7 @@ def write_report(results: str, output: str | None, chosen: Filter) -> tuple[Repo
     except OSError as error:
         raise cannot_write(path, error) from error
     done = ReportFile(
-        output=str(path),
+        output=readable(str(path)),
         trials=len(material.trials),
         boards=len(material.board.tables),
         bytes=len(text.encode()),
@@ -108,7 +109,7 @@ def write_plot(kind: str, results: str, output: str | None, chosen: Filter) -> t
         raise UserError(unknown("plot", kind, KINDS))
     if not output:
         raise UserError(f"give a file for the figure, as in `sdbench plot {kind} --output {kind}.pdf`")
-    path = Path(output).expanduser()
+    path = path_of(output)
     _check(path, SUFFIXES, f"sdbench plot {kind} --output {kind}.pdf")
     material = read(results, chosen)
     drawn = draw(kind, material)
@@ -117,5 +118,5 @@ def write_plot(kind: str, results: str, output: str | None, chosen: Filter) -> t
             drawn.save(temporary, path.suffix.lower().removeprefix("."))
     except OSError as error:
         raise cannot_write(path, error) from error
-    done = PlotFile(output=str(path), kind=kind, caption=drawn.caption, left_out=tuple(drawn.left_out))
+    done = PlotFile(output=readable(str(path)), kind=kind, caption=drawn.caption, left_out=tuple(drawn.left_out))
     return done, material.damaged

@@ -13,19 +13,21 @@ from sdbench.boards import Filter
 from sdbench.cost import archive
 from sdbench.cost.records import SYNTHETIC, ProfileResult
 from sdbench.errors import UserError
+from sdbench.kept_logits import UnusableLogits, read_logits
 from sdbench.leaderboard import build_board
 from sdbench.leaderboard_cells import clean, full_title, letter, marked
 from sdbench.leaderboard_groups import comparable
 from sdbench.leaderboard_records import Board, Row, Table
 from sdbench.leaderboard_variants import Variant, variants, without_duplicates
+from sdbench.paths import path_of
 from sdbench.report.curves import Band, band, read_thinned
-from sdbench.report.reliability import Reliability, UnusableLogits, pooled, read_logits, reliability
+from sdbench.report.reliability import Reliability, pooled, reliability
 from sdbench.spec import TrialResult
 from sdbench.store import Damaged, Store
 from sdbench.study_records import fruitless
 
 if TYPE_CHECKING:
-    from sdbench.report.reliability import Floats, Integers
+    from sdbench.kept_logits import Floats, Integers
 
 NAME_LENGTH = 300
 """Characters of a name that are shown; a hostile record's name can be as long as the record."""
@@ -83,7 +85,7 @@ def printable(text: str, most: int = NAME_LENGTH) -> str:
 
 def read(results: str, chosen: Filter) -> Material:
     """Records of a results folder that the filter keeps. Raises UserError where nothing is left to show."""
-    root = Path(results).expanduser().absolute()
+    root = path_of(results).absolute()
     if not root.is_dir():
         raise UserError(f"no results folder {results}; `sdbench run` makes one, or give another with --results")
     scan, archived = Store(root).scan(), archive.scan(root)
@@ -96,7 +98,7 @@ def read(results: str, chosen: Filter) -> Material:
         listed = ", ".join(have[:20]) + (f" and {len(have) - 20} more" if len(have) > 20 else "")
         raise UserError(printable(f"no trial under {results} matches; it has {listed}", 4000))
     damaged = (*scan.damaged, *archived.damaged)
-    said = [f"{'/'.join(d.path.parts[-5:])}: {d.reason}" for d in damaged]
+    said = [d.told(root) for d in damaged]
     board = build_board(kept, damaged=said, profiles=profiles, fruitless=fruitless(root))
     by_id, _ = without_duplicates(kept)
     return Material(root, results, board, _groups(board, by_id), tuple(by_id.values()), tuple(profiles), damaged)

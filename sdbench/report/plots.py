@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from sdbench.errors import UserError
+from sdbench.kept_logits import UnusableLogits
 from sdbench.report.costs import Bars, Tradeoff, bar_name, bars, tradeoff
 from sdbench.report.curves import Band
 from sdbench.report.material import Entry, Group, Material, bands, diagram, logits, printable
@@ -34,7 +35,6 @@ from sdbench.report.plot_style import (
     rows,
     styles,
 )
-from sdbench.report.reliability import UnusableLogits
 
 POINTS = 1000
 """Epochs of a curve that are drawn."""
@@ -263,10 +263,13 @@ def _ranked(axis: Any, material: Material, entry: Entry, own: Style, left_out: l
 
     from sdbench.analysis.zipf import fit, sorted_outputs
 
-    values, exponents = [], []
+    values: list[Any] = []
+    exponents = []
     for result in entry.trials:
         try:
             found = sorted_outputs(*logits(material.store, result))
+            if values and len(found) != len(values[0]):
+                raise ValueError("its logits have other classes than those of the seeds before it")
             exponents.append(fit(found).line.exponent)
             values.append(found)
         except (UnusableLogits, ValueError) as error:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from sdbench.store import sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,15 +16,8 @@ if TYPE_CHECKING:
 BINS = 15
 """As many as the calibration error that boards show has; a test compares the two."""
 
-MAX_BYTES = 2**30
-"""Of the logits of one test set: in half precision, fifty thousand images of ten thousand classes."""
-
 _ROWS = 4096
 """Samples worked on at a time, which bounds memory."""
-
-
-class UnusableLogits(Exception):
-    """Logits that cannot be drawn; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +72,8 @@ def reliability(logits: Floats, labels: Integers, bins: int = BINS) -> Reliabili
         z, y = logits[start : start + _ROWS].astype(kind), labels[start : start + _ROWS]
         if not np.isfinite(z).all():
             raise ValueError("the logits are not all finite")
-        confidence = 1 / np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1, dtype=kind)
+        with np.errstate(over="ignore"):  # logits further apart than the type reaches: the lower one counts nothing
+            confidence = 1 / np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1, dtype=kind)
         where = np.clip(np.searchsorted(edges, confidence) - 1, 0, bins - 1)
         correct = z.argmax(axis=1) == y
         counts += np.bincount(where, minlength=bins)
@@ -114,28 +105,3 @@ def pooled(found: Sequence[Reliability]) -> Reliability:
         tuple(map(sum, zip(*(r.hits for r in found), strict=True))),
         sum(r.trials for r in found),
     )
-
-
-def read_logits(path: Path, checksum: str = "") -> tuple[Floats, Integers]:
-    """Logits [V, K] and labels [V] of a test set as a trial keeps them. Raises UnusableLogits where there are none.
-
-    checksum: SHA-256 that the file must have; empty for any.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    if not path.is_file():
-        raise UnusableLogits("its logits were not kept")
-    if path.stat().st_size > MAX_BYTES:
-        raise UnusableLogits(f"its logits are larger than {MAX_BYTES} bytes")
-    try:
-        if checksum and sha256(path) != checksum:
-            raise UnusableLogits("its logits were changed after the trial: their checksum does not match")
-        tensors = load_file(path)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:  # types NumPy lacks
-        raise UnusableLogits(f"its logits cannot be read: {type(error).__name__}") from error
-    if not {"logits", "labels"} <= tensors.keys():
-        raise UnusableLogits("its logits cannot be read: the file lacks logits or labels")
-    if tensors["logits"].dtype.kind != "f" or tensors["labels"].dtype.kind not in "iu":
-        raise UnusableLogits("its logits cannot be read: they are no floats, or its labels no integers")
-    return tensors["logits"], tensors["labels"]

@@ -22,11 +22,12 @@ from typing import Any
 from sdbench.bounded import read_plain
 from sdbench.cost.records import PROFILE_SCHEMA_VERSION, ProfileResult
 from sdbench.errors import UserError
+from sdbench.kept_logits import UnusableLogits, read_logits
 from sdbench.leaderboard import build_board
 from sdbench.leaderboard_formats import SUFFIXES, render
 from sdbench.published import published_numbers
 from sdbench.report.curves import read_thinned
-from sdbench.report.reliability import UnusableLogits, read_logits, reliability
+from sdbench.report.reliability import reliability
 from sdbench.request import Request, read_config
 from sdbench.selectors import parse_duration, parse_seeds, parse_variant, select, split_list
 from sdbench.spec import SCHEMA_VERSION, TrialResult
@@ -168,7 +169,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 }  # fmt: skip
 
 NASTY: tuple[Any, ...] = (
-    None, True, -1, 0, 2**31, 2**53 + 1, 2**64, 10**300, -0.0, 1e308, 1e-320, "", "\x00", "\x1b[2J", "\u202e", "\ud800",
+    None, True, -1, 0, 2**31, 2**53 + 1, 2**64, 10**300, 10**400, -0.0, 1e308, 1e-320,
+    "", "\x00", "\x1b[2J", "\u202e", "\ud800",
     "<script>", "../../x", "/etc/passwd", "=cmd|' /C calc'!A0", "a" * 5000, "|`*_~[x](y)", "\\input{x}$%", [], {}, [[]],
     {"__class__": {"__init__": 1}}, {"__proto__": 1}, [None] * 50, "ok", "nan", "ce", "resnet8",
 )  # fmt: skip

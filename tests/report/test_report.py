@@ -22,12 +22,13 @@ from sdbench.cli import app
 from sdbench.cost import archive
 from sdbench.errors import UserError
 from sdbench.evaluate import calibration_error
+from sdbench.kept_logits import UnusableLogits, read_logits
 from sdbench.report import commands
 from sdbench.report.costs import bars, tradeoff
 from sdbench.report.curves import band, read_thinned, spread
 from sdbench.report.listings import failures, sort_value
 from sdbench.report.material import diagram, read
-from sdbench.report.reliability import UnusableLogits, bin_edges, pooled, read_logits, reliability
+from sdbench.report.reliability import bin_edges, pooled, reliability
 from sdbench.report.svg import axis, tag, tick_step
 from sdbench.spec import Recipe
 from sdbench.statistics import MeanStd
