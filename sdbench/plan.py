@@ -47,8 +47,7 @@ class Plan(Record):
 def make_plan(request: Request, command: Sequence[str] = (), *, look: bool = False) -> Plan:
     """Judge a request as a whole. Raises UserError with every problem, or EnvironmentProblem where nothing is wrong
     with the request but the machine lacks something. look: no results folder is needed."""
-    problems = Problems()
-    request = joined(request, problems)
+    request = joined(request, problems := Problems())
     for plugin in request.plugin:
         problems.attempt(lambda plugin=plugin: registry.load_plugin(plugin))  # type: ignore[misc]
     protocol = _protocol(request, problems)
