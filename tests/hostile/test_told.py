@@ -34,7 +34,8 @@ def test_damage_is_named_below_the_results_folder(tmp_path: Path, results: Path,
         (home / place).write_text("{")
     for name in ("json", "md", "html"):
         sdbench("leaderboard", "--results", home, "--format", name)
-    sdbench("report", "--results", home)
+    code, _, err = sdbench("report", "--results", home)
+    assert code == 1, err
     for path in (*home.glob("leaderboard.*"), home / "report.html"):
         if path.suffix != ".csv":
             assert "alice" not in path.read_text(), path.name
