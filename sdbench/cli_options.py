@@ -48,8 +48,6 @@ TrialIds = Annotated[Many, typer.Argument(help="ids, or beginnings of four digit
 
 
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-OF_THE_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)
-"""What the system says of files and folders that were named, and that nobody can have there or this user may not."""
 
 
 def open_streams() -> None:
@@ -92,9 +90,6 @@ def answers() -> Iterator[None]:
         _drop_output()
         raise typer.Exit(0) from None
     except OSError as error:
-        if error.errno in OF_THE_NAME and error.filename:
-            say(f"error: {error.filename}: {error.strerror}; give another file or folder", err=True)
-            raise typer.Exit(2) from None
         say(f"error: {_trouble(error)}", err=True)
         raise typer.Exit(3) from None
     except KeyboardInterrupt:

@@ -44,7 +44,7 @@ def curve_line(line: bytes) -> dict[str, Any] | None:
 
 def _counts(line: dict[str, Any]) -> bool:
     epoch = line.get("epoch", 0)
-    return isinstance(epoch, int) and epoch >= 0
+    return type(epoch) is int and epoch >= 0
 
 
 def shares(lines: Iterable[dict[str, Any]], name: str) -> dict[int, float]:

@@ -217,8 +217,10 @@ def stand_ins(desk: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("words", LINES)
-def test_commands_work(words: list[str], desk: Path) -> None:
+def test_commands_work(words: list[str], desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert words[0] in PROGRAMS, f"nothing here runs {words[0]}"
+    if "--address" in words:
+        monkeypatch.setenv("SDBENCH_ENGINE", "ray")
     if words[0] == "sdbench":
         run_sdbench([stand_ins(desk).get(word, word) for word in words[1:]], desk)
     elif words[0] == "python":

