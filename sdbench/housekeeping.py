@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from sdbench import attempts
 from sdbench.errors import UserError
 from sdbench.housekeeping_looks import busy, damage_of, is_leftover, leftovers, record_of, removed, studies, trial_at
 from sdbench.housekeeping_records import RECORDS, Kind, Piece, Sweep
@@ -148,8 +149,12 @@ def _checkpoints(
     if begun_again(folder, record):
         return [], [f"{_place(root, folder)}: {BEGUN}"]
     attempt = folder / AGAIN
-    if failed and attempt.is_dir() and not attempt.is_symlink():
-        return [_piece(root, attempt, "checkpoint", "of an attempt to run it again that failed", record)], []
+    if attempt.is_dir() and not attempt.is_symlink():
+        ended = record.status == "ok" and attempts.ended(folder, record) is not None
+        if ended and not failed:
+            return [], []  # --rerun failed goes on from it, and from the rows that it left
+        reason = f"of an attempt to {'run it again that failed' if ended else 'replace an earlier record'}"
+        return [_piece(root, place, "checkpoint", reason, record) for place in (attempt, *places)], []
     if not places or (record.status not in ("ok", "nan") and not failed):
         return [], []
     reason = "of a finished trial" if record.status == "ok" else f"of a trial that ended as {record.status}"

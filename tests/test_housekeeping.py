@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from sdbench import api
+from sdbench import api, attempts
 from sdbench.cli import app
 from sdbench.errors import UserError
 from sdbench.housekeeping import litter
@@ -317,6 +317,29 @@ def test_checkpoints_of_failed_trials_go_only_if_asked(results: Path, write_tria
     assert code == 0
     assert "of a trial that ended as oom" in out
     assert {folder for folder, kept in every.items() if kept.exists()} == {full, stopped}
+
+
+def test_attempts_to_run_a_trial_again(results: Path, write_trial: Writer) -> None:
+    """One that was broken off stays with its rows, one that failed goes only if asked, one on another record goes."""
+    folders = [write_trial(results, "ls", seed) for seed in range(3)]
+    records = [read_result(folder / "trial.json") for folder in folders]
+    for folder, record in zip(folders, records, strict=True):
+        attempts.begin(folder, record)
+        for name in ("again/checkpoint", "state"):
+            (folder / name).mkdir()
+            (folder / name / "part").write_text("rows")
+    begun, failed, other = folders
+    attempts.fail(failed, records[1], records[1].model_copy(update={"status": "oom", "metrics": None}))
+    (other / "again" / "of.txt").write_text("1999-12-31T23:59:59+00:00\n")
+
+    def kept() -> list[list[bool]]:
+        return [[(folder / name).exists() for name in ("again", "state", "trial.json")] for folder in folders]
+
+    api.gc(results=results, dry_run=False)
+    assert kept() == [[True, True, True], [True, True, True], [False, False, True]]
+    found = api.gc(results=results, failed=True, dry_run=False)
+    assert kept() == [[True, True, True], [False, False, True], [False, False, True]]
+    assert any("being run again" in line and begun.name in line for line in found.left)
 
 
 def test_a_teacher_of_an_interrupted_student_is_not_stale(results: Path, write_trial: Writer) -> None:
